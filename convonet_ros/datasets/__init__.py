@@ -1,0 +1,1 @@
+"""Synthetic rooms, simulated depth cameras and recordings: where training scans come from."""

@@ -1,0 +1,1 @@
+"""The map while it grows: volume, crops, inference, meshes, occupancy."""
