@@ -122,7 +122,7 @@ def _grazing_holes(
 
 
 def look_at(eye_map: np.ndarray, target_map: np.ndarray, roll: float = 0.0) -> np.ndarray:
-    """(4, 4) T_map_camera at `eye_map` (3,) looking at `target_map` (3,), upright but for `roll`."""
+    """(4, 4) T_map_camera from `eye_map` (3,) to `target_map` (3,), upright but for `roll`."""
     forward = np.asarray(target_map, dtype=np.float64) - eye_map
     length = np.linalg.norm(forward)
     if length < 1e-9:

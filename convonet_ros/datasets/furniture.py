@@ -103,8 +103,8 @@ def chair(rng: Rng) -> Piece:
     style = rng.integers(5)
     if style == 0:
         r = w / 2 * 0.8
-        return Piece("stool", [cylinder(0, 0, seat - t, seat, r), *_legs(rng, w * 0.8, w * 0.8,
-                     seat - t, 0.04)], (w, w))  # fmt: skip
+        legs = _legs(rng, w * 0.8, w * 0.8, seat - t, 0.04)
+        return Piece("stool", [cylinder(0, 0, seat - t, seat, r), *legs], (w, w))
     tilt = rotation_x(rng.uniform(0.0, 0.2))
     panel = box((-w / 2, -d / 2, seat + 0.05), (w / 2, -d / 2 + 0.04, back), tilt)
     seat_box = box((-w / 2, -d / 2, seat - t), (w / 2, d / 2, seat))
@@ -151,11 +151,11 @@ def sofa(rng: Rng) -> Piece:
 def bed(rng: Rng) -> Piece:
     """Frame, mattress, headboard at the wall, pillows, sometimes a duvet."""
     w, d, h = rng.choice([0.9, 1.0, 1.4, 1.6, 1.8]), rng.uniform(1.95, 2.1), rng.uniform(0.2, 0.4)
-    m, legs = rng.uniform(0.14, 0.25), rng.choice([0.0, 0.12])
+    m, legs, head = rng.uniform(0.14, 0.25), rng.choice([0.0, 0.12]), rng.uniform(0.6, 1.2)
     parts = [
         box((-w / 2 - 0.03, -d / 2, legs), (w / 2 + 0.03, d / 2 + 0.03, h)),
         box((-w / 2, -d / 2 + 0.02, h), (w / 2, d / 2, h + m)),
-        box((-w / 2 - 0.03, -d / 2 - 0.03, 0), (w / 2 + 0.03, -d / 2 + 0.03, rng.uniform(0.6, 1.2))),
+        box((-w / 2 - 0.03, -d / 2 - 0.03, 0), (w / 2 + 0.03, -d / 2 + 0.03, head)),
     ]
     if legs > 0:
         parts += _legs(rng, w, d, legs, 0.06)
@@ -163,18 +163,19 @@ def bed(rng: Rng) -> Piece:
         half = (min(0.35, w / 4 if w > 1.2 else 0.35), 0.22, rng.uniform(0.07, 0.12))
         parts.append(ellipsoid((x, -d / 2 + 0.33, h + m + 0.03), half, rng.normal(0, 0.1)))
     if rng.random() < 0.6:
-        parts.append(ellipsoid((0.0, d * 0.15, h + m), (w * 0.56, d * 0.36, rng.uniform(0.06, 0.2))))
+        half = (w * 0.56, d * 0.36, rng.uniform(0.06, 0.2))
+        parts.append(ellipsoid((0.0, d * 0.15, h + m), half))
     if rng.random() < 0.4:
         x, y, z = rng.uniform(-w / 3, w / 3), rng.uniform(0, d / 3), h + m + 0.03
         parts.append(ellipsoid((x, y, z), (0.3, 0.2, 0.16), rng.uniform(0, 3)))
     return Piece("bed", parts, (w + 0.06, d + 0.06))
 
 
-def things(rng: Rng, w: float, d: float, z: float, room_above: float, count: int) -> list[Primitive]:
-    """Small things standing on a board of size w x d at height z, none higher than allowed."""
+def things(rng: Rng, w: float, d: float, z: float, room: float, count: int) -> list[Primitive]:
+    """Small things standing on a board of size w x d at height z, none higher than `room`."""
     parts: list[Primitive] = []
     for _ in range(count):
-        h = min(rng.uniform(0.05, 0.35), room_above * 0.9)
+        h = min(rng.uniform(0.05, 0.35), room * 0.9)
         r = min(rng.uniform(0.03, 0.14), 0.45 * min(w, d))
         x = rng.uniform(-1, 1) * max(w / 2 - r, 0)
         y = rng.uniform(-1, 1) * max(d / 2 - r, 0)

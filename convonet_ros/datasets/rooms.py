@@ -74,12 +74,12 @@ class Room:
             solid[slab] &= ~(inside & (z[slab] >= lo[2]) & (z[slab] <= hi[2]))
 
         for primitive in self.primitives:
-            lo, hi = primitive.centre - primitive.half_extent, primitive.centre + primitive.half_extent
-            begin, end = np.searchsorted(x, (lo[0], hi[0]))
+            centre, half = primitive.centre, primitive.half_extent
+            begin, end = np.searchsorted(x, (centre[0] - half[0], centre[0] + half[0]))
             if begin == end:
                 continue
-            near = np.abs(y[begin:end] - primitive.centre[1]) <= primitive.half_extent[1]
-            near &= np.abs(z[begin:end] - primitive.centre[2]) <= primitive.half_extent[2]
+            near = np.abs(y[begin:end] - centre[1]) <= half[1]
+            near &= np.abs(z[begin:end] - centre[2]) <= half[2]
             index = begin + np.flatnonzero(near)
             index = index[~solid[index]]
             if len(index):
@@ -319,10 +319,8 @@ class _Furnisher:
             self.add("sill", [box((x - half, -depth, sill - 0.03), (x + half, out, sill))], pose)
         if rng.random() < 0.6:  # window frame and cross
             y0, y1 = -depth, -depth + 0.04
-            bars = [
-                box((x + k * (half - 0.03) - 0.03, y0, sill), (x + k * (half - 0.03) + 0.03, y1, top))
-                for k in (-1, 0, 1)
-            ]
+            middles = (x - half + 0.03, x, x + half - 0.03)
+            bars = [box((m - 0.03, y0, sill), (m + 0.03, y1, top)) for m in middles]
             bars.append(box((x - half, y0, top - 0.06), (x + half, y1, top)))
             self.add("window", bars, pose)
         if rng.random() < 0.6:  # radiator: a plate with fins
@@ -400,7 +398,7 @@ def _wall_length(wall: int, size: np.ndarray) -> float:
 
 
 def _wall_pose(wall: int, size: np.ndarray) -> Transform:
-    """Pose in the room frame of a wall's frame: x along it, y into the room, z up from the floor."""
+    """Pose in the room frame of a wall's frame: x along it, y inwards, z up from the floor."""
     rotation = np.round(rotation_z(wall * np.pi / 2))  # exact quarter turns
     distance = size[1] / 2 if wall % 2 == 0 else size[0] / 2
     return rotation, rotation @ np.array([0.0, -distance, 0.0])
