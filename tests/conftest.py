@@ -1,0 +1,26 @@
+"""Settings of every test session, and the shared data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports rclpy: the tests' nodes talk to each other on this machine and to
+# nobody else, also when two sessions run at once. UDP, because the shared-memory transport leaves
+# locks behind when a process is killed.
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_LOCALHOST_ONLY"] = "1"
+os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def redwood() -> Path:
+    """The recorded flat beside the repository (CONVONET_SHARED names another place)."""
+    shared = Path(os.environ.get("CONVONET_SHARED", REPOSITORY.parent / "shared"))
+    folder = shared / "data" / "redwood_apartment"
+    if not folder.is_dir():
+        pytest.skip(f"no recording at {folder}; CONVONET_SHARED names the folder that holds data/")
+    return folder
