@@ -23,7 +23,8 @@ class DepthCamera:
         self.intrinsics = intrinsics
         self._scene = o3d.t.geometry.RaycastingScene()
         self._scene.add_triangles(
-            o3d.core.Tensor(vertices), o3d.core.Tensor(triangles.astype(np.uint32))
+            o3d.core.Tensor.from_numpy(vertices),
+            o3d.core.Tensor.from_numpy(triangles.astype(np.uint32)),
         )
         k = intrinsics
         x = (np.arange(k.width, dtype=np.float32) - k.cx) / k.fx
@@ -38,7 +39,7 @@ class DepthCamera:
         rays = np.empty((*self._rays_camera.shape[:2], 6), dtype=np.float32)
         rays[..., :3] = T_map_camera[:3, 3]
         rays[..., 3:] = self._rays_camera @ rotation.T
-        depth = self._scene.cast_rays(o3d.core.Tensor(rays))["t_hit"].numpy()
+        depth = self._scene.cast_rays(o3d.core.Tensor.from_numpy(rays))["t_hit"].numpy()
         return np.where(np.isfinite(depth), depth, np.float32(0.0))
 
 
@@ -158,8 +159,10 @@ def _robot_views(room: Room, rng: np.random.Generator, n: int) -> list[np.ndarra
     height, pitch = rng.uniform(0.3, 1.5), np.radians(rng.uniform(-30.0, 10.0))
     z = (height - 0.01, height + 0.01)
     eye = room.free_positions(rng, 1, 0.2, z)[0]
-    centre = room.T_map_room[:2, 3]
-    yaw = np.arctan2(*(centre - eye[:2])[::-1]) + rng.normal(0.0, 1.2)
+    towards = room.T_map_room[:2, 3] - eye[:2]
+    yaws = np.arctan2(towards[1], towards[0]) + rng.normal(0.0, 1.2, 8)
+    ahead = 0.6 * np.stack([np.cos(yaws), np.sin(yaws), np.zeros(8)], axis=1)
+    yaw = yaws[np.argmin(room.occupied(eye + ahead))]  # the first that does not face a wall
     turn = np.radians(rng.normal(0.0, 20.0))
     sideways = rng.uniform(-np.pi, np.pi) if rng.random() < 0.3 else rng.normal(0.0, 0.3)
     views = [look_along(eye, yaw, pitch)]
@@ -167,9 +170,9 @@ def _robot_views(room: Room, rng: np.random.Generator, n: int) -> list[np.ndarra
         yaw += turn + np.radians(rng.normal(0.0, 5.0))
         step = rng.uniform(0.05, 0.4)
         heading = yaw + sideways
-        ahead = eye + step * np.array([np.cos(heading), np.sin(heading), 0.0])
-        if room.is_clear(ahead[None], 0.2)[0]:
-            eye = ahead
+        further = eye + step * np.array([np.cos(heading), np.sin(heading), 0.0])
+        if room.is_clear(further[None], 0.2)[0]:
+            eye = further
         views.append(look_along(eye, yaw, pitch + rng.normal(0.0, 0.01), rng.normal(0.0, 0.01)))
     return views
 
@@ -182,6 +185,7 @@ def _hand_held_views(room: Room, rng: np.random.Generator, n: int) -> list[np.nd
     distance = np.linalg.norm(away, axis=1)
     pitch = np.degrees(np.arcsin(-away[:, 2] / np.maximum(distance, 1e-6)))
     good = (distance > 0.8) & (distance < 3.5) & (pitch > -55.0) & (pitch < 20.0)
+    good &= ~room.occupied(pool - 0.6 * away / np.maximum(distance, 1e-6)[:, None])
     pool = pool[good] if good.any() else pool
     spread = rng.uniform(0.3, 3.0)  # metres around the first eye: a sweep or all around
     pool = pool[np.linalg.norm(pool - pool[0], axis=1) < spread]
@@ -210,20 +214,20 @@ def drive(room: Room, n: int, height_m: float = 1.1) -> list[np.ndarray]:
     eyes_map = room.to_map(eyes)
     heading = np.arctan2(room.T_map_room[1, 0], room.T_map_room[0, 0])
     yaw = heading + path + np.pi / 2 + 3 * path
-    pitch = np.radians(-15.0 + 22.0 * np.sin(11 * path))
+    pitch = np.radians(-13.0 + 24.0 * np.sin(11 * path))
     return [look_along(e, y, p) for e, y, p in zip(eyes_map, yaw, pitch, strict=True)]
 
 
 def _free_ellipse(room: Room, height_m: float) -> tuple[np.ndarray, np.ndarray]:
     """Centre (2,) and radii (2,) in the room frame of a large ellipse with 0.25 m of free space."""
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (48, 2)
+    angle = np.linspace(0.0, 2 * np.pi, 120, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (120, 2)
     shifts = [(x, y) for x in np.linspace(-0.2, 0.2, 5) for y in np.linspace(-0.2, 0.2, 5)]
     shifts.sort(key=lambda s: abs(s[0]) + abs(s[1]))
     for scale in (0.3, 0.25, 0.2, 0.15, 0.1, 0.06, 0.03):
         for shift in shifts:
-            centre, radii = shift * room.size[:2], scale * room.size[:2]
-            points = np.concatenate([centre + radii * circle, np.full((48, 1), height_m)], axis=1)
+            centre, radii = np.array(shift) * room.size[:2], scale * room.size[:2]
+            points = np.concatenate([centre + radii * circle, np.full((120, 1), height_m)], axis=1)
             if room.is_clear(room.to_map(points), 0.25).all():
                 return centre, radii
     raise ValueError(f"room: expected free space to drive in, got none in seed {room.seed}")

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["box", "cylinder", "ellipsoid"]
+Transform = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), translation (3,)
 
 
 @dataclass(frozen=True, slots=True)
