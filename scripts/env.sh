@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Source it: `. scripts/env.sh` gives a bash or zsh in which everything works (environment, interface overlay, library path).
 
 if [ -n "${BASH_SOURCE:-}" ]; then
@@ -18,7 +19,7 @@ fi
 
 # _convonet_prepend NAME FOLDER: puts FOLDER first in the path variable NAME, unless it is in it.
 _convonet_prepend() {
-  eval "_convonet_old=\${$1:-}"
+  _convonet_old=$(eval "printf %s \"\${$1:-}\"")
   case ":$_convonet_old:" in
     *":$2:"*) ;;
     *) export "$1=$2${_convonet_old:+:$_convonet_old}" ;;
@@ -41,9 +42,8 @@ if [ -d "$_convonet_root/.cache/install/convonet_ros" ]; then
   _convonet_prepend AMENT_PREFIX_PATH "$_convonet_root/.cache/install/convonet_ros"
   _convonet_prepend CMAKE_PREFIX_PATH "$_convonet_root/.cache/install/convonet_ros"
   _convonet_prepend LD_LIBRARY_PATH "$_convonet_root/.cache/install/convonet_ros/lib"
-  for _convonet_folder in $(find "$_convonet_root/.cache/install/convonet_ros" -type d -path '*/convonet_ros/msg' -path '*-packages*'); do
-    _convonet_prepend PYTHONPATH "${_convonet_folder%/convonet_ros/msg}"
-  done
+  _convonet_prepend PYTHONPATH "$(find "$_convonet_root/.cache/install/convonet_ros" -type d \
+    '(' -name site-packages -o -name dist-packages ')')"
 fi
 _convonet_prepend PYTHONPATH "$_convonet_root"
 

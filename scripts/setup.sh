@@ -59,6 +59,10 @@ fi
 
 # --- Nothing to do? ---
 
+mkdir -p .cache
+exec 9>.cache/lock
+flock 9 # two of these at once would spoil each other's work
+
 # Everything the environment is made from, and everything the overlay is made from.
 stamp_of_environment() {
   { echo "$root" "$ros" "$python"; "$python" --version; cat scripts/setup.sh scripts/constraints.txt setup.py package.xml; } | sha256sum
@@ -104,9 +108,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     fail "missing: ${missing[*]}. Run this, then try again: sudo apt-get install -y ${missing[*]}"
   fi
   say "installing ${missing[*]}"
-  mkdir -p .cache
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } >.cache/apt.log 2>&1 ||
-    fail "apt-get could not install ${missing[*]}: $(grep '^E:' .cache/apt.log | tail -1). Is there a network? All of it: .cache/apt.log"
+    fail "apt-get could not install ${missing[*]}: $(grep '^E:' .cache/apt.log | tail -1). Is there a network? All of it: $root/.cache/apt.log"
 fi
 
 # --- The environment ---
@@ -115,9 +118,8 @@ install() { # install <what, in words> <pip arguments>
   local what=$1
   shift
   say "installing $what"
-  mkdir -p .cache
   "$venv/bin/python" -m pip install --disable-pip-version-check --constraint .cache/constraints.txt "$@" >.cache/pip.log 2>&1 ||
-    fail "pip could not install $what: $(grep '^ERROR' .cache/pip.log | tail -1). Check the network and run this again. All of it: .cache/pip.log"
+    fail "pip could not install $what: $(grep '^ERROR' .cache/pip.log | tail -1). Check the network and run this again. All of it: $root/.cache/pip.log"
 }
 
 # The wheels' exported CMake targets name the Python of the machine that built them; put ours there.
@@ -132,24 +134,26 @@ repair_cmake_of_wheels() {
 if ! fresh "$venv/.stamp" "$environment_stamp"; then
   rm -f "$venv/.stamp"
   # An environment of another Python, of another place or of an interrupted start is made anew.
-  if ! grep -qs "^version = $("$python" -c 'import platform; print(platform.python_version())')" "$venv/pyvenv.cfg" ||
-    ! grep -qs "^include-system-site-packages = $([ "$ros" = pypi ] && echo false || echo true)" "$venv/pyvenv.cfg" ||
-    ! [ "$(head -1 "$venv/bin/pip" 2>/dev/null)" = "#!$venv/bin/python$("$python" -c 'import sys; print(sys.version_info[0])')" -o \
-      "$(head -1 "$venv/bin/pip" 2>/dev/null)" = "#!$venv/bin/python" ]; then
+  minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  if [[ "$("$venv/bin/pip" --version 2>/dev/null)" != *" from $venv/"*"(python $minor)" ]] ||
+    ! grep -qx "include-system-site-packages = $([ "$ros" = pypi ] && echo false || echo true)" "$venv/pyvenv.cfg"; then
     say "making the environment .venv with $("$python" --version)"
     options=(--clear)
     if [ "$ros" != pypi ]; then options+=(--system-site-packages); fi
     "$python" -m venv "${options[@]}" "$venv" || fail "python -m venv failed, see above"
   fi
 
-  # With an NVIDIA GPU the user's own torch stays, whatever CUDA it is built for; its version replaces our pin.
-  mkdir -p .cache
   cp scripts/constraints.txt .cache/constraints.txt
+  # A distribution's ROS 2 is compiled for the distribution's numpy; the pins that want numpy 2 do not hold beside numpy 1.
+  if [ "$ros" != pypi ] && "$python" -c 'import numpy; raise SystemExit(int(numpy.__version__[0]) > 1)' 2>/dev/null; then
+    { grep '^torch==' scripts/constraints.txt; echo "numpy<2"; } >.cache/constraints.txt
+  fi
+  # With an NVIDIA GPU the user's own torch stays, whatever CUDA it is built for; its version replaces our pin.
   if nvidia-smi >/dev/null 2>&1 && torch=$("$venv/bin/python" -c 'import torch; print(torch.__version__)' 2>/dev/null); then
     sed -i "s|^torch==.*|torch==$torch|" .cache/constraints.txt
   fi
 
-  install "the build tools" "setuptools<80" wheel
+  install "the build tools" "setuptools<80"
   if [ "$ros" = pypi ]; then
     install "ROS 2" ros-kilted-rclpy ros-kilted-common-interfaces ros-kilted-rmw-fastrtps-cpp \
       ros-ament-package ros-python-cmake-module ros-fastrtps-cmake-module ros-ament-cmake-python \
@@ -171,7 +175,7 @@ if ! fresh "$overlay/.stamp" "$overlay_stamp"; then
   . scripts/env.sh
   colcon --log-base .cache/log build --base-paths . --packages-select convonet_ros --symlink-install \
     --build-base .cache/build --install-base .cache/install --cmake-args "-DPython3_EXECUTABLE=$venv/bin/python" >.cache/colcon.log 2>&1 ||
-    fail "colcon could not build the interfaces: $(grep -m1 -iE 'error' .cache/colcon.log). All of it: .cache/colcon.log"
+    fail "colcon could not build the interfaces: $(grep -m1 -iE 'error' .cache/colcon.log). All of it: $root/.cache/colcon.log"
   [ -d "$overlay/share/convonet_ros/msg" ] || fail "colcon built no interfaces; is package.xml valid? See .cache/colcon.log"
   echo "$overlay_stamp" >"$overlay/.stamp"
 fi
