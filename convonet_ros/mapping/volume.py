@@ -175,9 +175,12 @@ class Volume:
         step = rays.sign()
         delta = 1 / rays.abs()  # t from one plane to the next
         t_next = (cell + (step > 0) - sensor) / rays  # t at the next plane of each axis
-        weights = sensor.new_tensor([ny * nz, nz, 1])
-        flat = (cell @ weights).long()
-        stride = (step * weights).long()
+        # Steps that are left before the buffer's border, with room for t's rounding errors.
+        remaining = torch.where(step > 0, shape - 1 - cell, cell)
+        leave = torch.minimum(leave, (t_next + remaining * delta).amin(dim=1) - 1e-4)
+        weights = torch.tensor([ny * nz, nz, 1], device=self.device)
+        flat = (cell.long() * weights).sum(dim=1)
+        stride = step.long() * weights
         while len(flat):
             crossed[flat] = True
             t, axis = t_next.min(dim=1)
