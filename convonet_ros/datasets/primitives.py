@@ -11,6 +11,8 @@ import numpy as np
 Kind = Literal["box", "cylinder", "ellipsoid"]
 Transform = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), translation (3,)
 
+_CHORD_M = 0.0006  # how far a round surface may lie outside of its mesh
+
 
 @dataclass(frozen=True, slots=True)
 class Primitive:
@@ -39,6 +41,21 @@ class Primitive:
             return (np.abs(local[:, 2]) <= 1.0) & (local[:, 0] ** 2 + local[:, 1] ** 2 <= 1.0)
         return np.einsum("ij,ij->i", local, local) <= 1.0
 
+    def distance(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) points in the parent frame -> (N,) metres to the solid, 0 inside.
+
+        Exact for boxes and cylinders, never too large for ellipsoids.
+        """
+        local = (points - self.centre) @ self.rotation
+        if self.kind == "ellipsoid":
+            scaled = np.linalg.norm(local / self.half, axis=1)
+            return np.maximum(scaled - 1.0, 0.0) * self.half.min()
+        beyond = np.abs(local) - self.half
+        if self.kind == "cylinder":
+            radial = np.linalg.norm(local[:, :2], axis=1) - self.half[0]
+            beyond = np.stack([radial, beyond[:, 2]], axis=1)
+        return np.linalg.norm(np.maximum(beyond, 0.0), axis=1)
+
     def moved(self, rotation: np.ndarray, translation: np.ndarray, name: str) -> Primitive:
         """The same solid in the frame that `rotation` (3, 3) and `translation` (3,) lead to."""
         centre = rotation @ self.centre + translation
@@ -46,7 +63,9 @@ class Primitive:
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (V, 3) float64 in the parent frame and triangles (T, 3) int32, facing out."""
-        vertices, triangles = _unit_mesh(self.kind)
+        radius = float(self.half.max() if self.kind == "ellipsoid" else self.half[0])
+        sides = 8 * int(np.ceil(np.pi * np.sqrt(radius / (2 * _CHORD_M)) / 8 + 1))
+        vertices, triangles = _unit_mesh(self.kind, 0 if self.kind == "box" else sides)
         return (vertices * self.half) @ self.rotation.T + self.centre, triangles
 
 
@@ -63,15 +82,14 @@ def rotation_x(angle: float) -> np.ndarray:
 
 
 @cache
-def _unit_mesh(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh of the primitive with half sizes one."""
+def _unit_mesh(kind: Kind, sides: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mesh of the primitive with half sizes one; round ones get `sides` sides."""
     if kind == "box":
         return _unit_box()
-    # Profiles (radius, z) turned about z; chords are off by less than 2 mm at a radius of 0.4 m.
     if kind == "cylinder":
-        return _turned(np.array([[0.0, -1.0], [1.0, -1.0], [1.0, 1.0], [0.0, 1.0]]), sides=40)
-    angle = np.linspace(-np.pi / 2, np.pi / 2, 21)
-    return _turned(np.stack([np.cos(angle), np.sin(angle)], axis=1), sides=40)
+        return _turned(np.array([[0.0, -1.0], [1.0, -1.0], [1.0, 1.0], [0.0, 1.0]]), sides)
+    angle = np.linspace(-np.pi / 2, np.pi / 2, sides // 2 + 1)
+    return _turned(np.stack([np.cos(angle), np.sin(angle)], axis=1), sides)
 
 
 def _unit_box() -> tuple[np.ndarray, np.ndarray]:

@@ -106,7 +106,7 @@ class Room:
     def free_positions(
         self, rng: np.random.Generator, n: int, clearance_m: float, z_range: tuple[float, float]
     ) -> np.ndarray:
-        """Draw (n, 3) positions in the map frame at least about `clearance_m` from anything solid.
+        """Draw (n, 3) positions in the map frame at least `clearance_m` from anything solid.
 
         `z_range` are heights in the map frame, metres. Raises ValueError if there is no such place.
         """
@@ -128,15 +128,16 @@ class Room:
         )
 
     def is_clear(self, points_map: np.ndarray, clearance_m: float) -> np.ndarray:
-        """(N, 3) points in the map frame -> (N,) bool: free, and so are 28 points around each."""
-        offsets = np.concatenate([np.zeros((1, 3)), 0.5 * _AROUND, _AROUND]) * clearance_m
-        around = points_map[:, None, :] + offsets  # (N, 29, 3)
-        hit = self.occupied(around.reshape(-1, 3)).reshape(len(points_map), -1)
-        return np.logical_not(hit.any(axis=1))
-
-
-_CORNERS = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(-1, 3) / np.sqrt(3.0)
-_AROUND = np.concatenate([np.eye(3), -np.eye(3), _CORNERS])  # (14, 3) unit vectors
+        """(N, 3) points in the map frame -> (N,) bool: at least that far from anything solid."""
+        points = self.to_room(points_map)
+        middle = np.array([0.0, 0.0, self.size[2] / 2])
+        clear = np.all(np.abs(points - middle) <= self.size / 2 - clearance_m, axis=1)
+        for primitive in self.primitives:
+            reach = primitive.half_extent + clearance_m
+            near = clear & np.all(np.abs(points - primitive.centre) < reach, axis=1)
+            index = np.flatnonzero(near)
+            clear[index] = primitive.distance(points[index]) >= clearance_m
+        return clear
 
 
 def make_room(seed: int, furnished: bool = True) -> Room:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -67,8 +68,8 @@ def _wall_quads(half: float, height: float, niches: list[Niche]) -> list[np.ndar
     xs = np.unique([-half, half, *(e for n in niches for e in (n.x0, n.x1))])
     zs = np.unique([0.0, height, *(e for n in niches for e in (n.z0, n.z1))])
     quads = []
-    for x0, x1 in zip(xs[:-1], xs[1:], strict=True):
-        for z0, z1 in zip(zs[:-1], zs[1:], strict=True):
+    for x0, x1 in pairwise(xs):
+        for z0, z1 in pairwise(zs):
             x, z = (x0 + x1) / 2, (z0 + z1) / 2
             y = -max((n.depth for n in niches if n.x0 < x < n.x1 and n.z0 < z < n.z1), default=0.0)
             quads.append(np.array([[x0, y, z0], [x0, y, z1], [x1, y, z1], [x1, y, z0]]))
