@@ -192,19 +192,21 @@ class Furnisher:
             half, z = rng.uniform(0.12, 0.6), rng.uniform(1.2, 1.7)
             x = rng.uniform(-0.5, 0.5) * (length - 2 * half)
             style = rng.integers(5)
+            at = pose
             if style <= 2:
-                h, t = half * rng.uniform(0.5, 1.0), rng.uniform(0.015, 0.08)
+                name, h, t = "picture", half * rng.uniform(0.5, 1.0), rng.uniform(0.015, 0.08)
                 parts = [furniture.box((x - half, 0, z - h), (x + half, t, z + h))]
-                self.add("picture", parts, pose)
             elif style == 3:
-                d = rng.uniform(0.15, 0.3)
+                name, d = "board", rng.uniform(0.15, 0.3)
+                at = pose[0], pose[1] + pose[0] @ np.array([x, d / 2, z])
                 parts = [furniture.box((-half, -d / 2, 0), (half, d / 2, 0.025))]
                 parts += furniture.things(rng, 2 * half, d, 0.025, 0.35, int(rng.integers(0, 5)))
-                self.add("board", parts, (pose[0], pose[1] + pose[0] @ np.array([x, d / 2, z])))
             else:
-                d = rng.uniform(0.25, 0.4)
+                name, d = "hanging_cupboard", rng.uniform(0.25, 0.4)
                 parts = [furniture.box((x - half, 0, z), (x + half, d, min(z + 0.7, 2.2)))]
-                self.add("hanging_cupboard", parts, pose)
+            here = (niche for niche in self.niches if niche.wall == wall)
+            if not any(n.x0 < x + half and x - half < n.x1 for n in here):  # not before a window
+                self.add(name, parts, at)
 
     def add_skirting(self, door_wall: int) -> None:
         """Skirting boards along the walls that have no door."""
