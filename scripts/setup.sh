@@ -7,6 +7,8 @@ root=$PWD
 venv=$root/.venv
 overlay=$root/.cache/install/convonet_ros
 
+trap 'echo "setup: stopped by line $LINENO of scripts/setup.sh: $BASH_COMMAND" >&2' ERR
+
 fail() {
   echo "setup: $*" >&2
   exit 1
@@ -15,6 +17,10 @@ fail() {
 say() {
   echo "setup: $*"
 }
+
+case $root in
+  *[[:space:]:]*) fail "the path of this folder, '$root', holds a space or a colon, which CMake and ROS cannot take. Move it." ;;
+esac
 
 # What scripts/env.sh put there must not steer the set-up itself.
 strip_ours() {
@@ -127,7 +133,7 @@ repair_cmake_of_wheels() {
   local include site
   include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
   site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  find "$venv/share" -name '*.cmake' -exec grep -lZ /opt/python/ {} + |
+  { grep -rlZ --include='*.cmake' /opt/python/ "$venv/share" || true; } | # no match: repaired already
     xargs -0r sed -Ei "s|/opt/python/cp[0-9]+-cp[0-9]+/include/python3\.[0-9]+|$include|g; s|/opt/python/cp[0-9]+-cp[0-9]+/lib/python3\.[0-9]+/site-packages|$site|g"
 }
 
