@@ -99,8 +99,8 @@ need cmake cmake --version
 need libusb-1.0-0 "$python" -c 'import ctypes; ctypes.CDLL("libusb-1.0.so.0")' # Open3D loads these
 need libgomp1 "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")'
 need libgl1 "$python" -c 'import ctypes; ctypes.CDLL("libGL.so.1")'
+need libegl1 "$python" -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' # VTK draws off-screen with it
 need libx11-6 "$python" -c 'import ctypes; ctypes.CDLL("libX11.so.6")'
-need libxrender1 "$python" -c 'import ctypes; ctypes.CDLL("libXrender.so.1")' # VTK
 if [ "$system_python" = True ]; then # Debian and Ubuntu split Python into packages
   version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
   need "$version-venv" "$python" -c 'import ensurepip, venv'
