@@ -37,12 +37,12 @@ if [ -d "$_convonet_root/.venv/share/rclpy" ]; then
   export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
 fi
 
-# The overlay gives convonet_ros.msg and convonet_ros.srv; the repository before it, so that the modules are those of the working tree.
-if [ -d "$_convonet_root/.cache/install/convonet_ros" ]; then
-  _convonet_prepend AMENT_PREFIX_PATH "$_convonet_root/.cache/install/convonet_ros"
-  _convonet_prepend CMAKE_PREFIX_PATH "$_convonet_root/.cache/install/convonet_ros"
-  _convonet_prepend LD_LIBRARY_PATH "$_convonet_root/.cache/install/convonet_ros/lib"
-  _convonet_prepend PYTHONPATH "$(find "$_convonet_root/.cache/install/convonet_ros" -type d \
+# The overlay gives convonet_ros.msg and convonet_ros.srv (and tf2_msgs where ROS 2 lacks it); the repository before it, so that the modules are those of the working tree.
+if [ -d "$_convonet_root/.cache/install" ]; then
+  _convonet_prepend AMENT_PREFIX_PATH "$_convonet_root/.cache/install"
+  _convonet_prepend CMAKE_PREFIX_PATH "$_convonet_root/.cache/install"
+  _convonet_prepend LD_LIBRARY_PATH "$_convonet_root/.cache/install/lib"
+  _convonet_prepend PYTHONPATH "$(find "$_convonet_root/.cache/install" -type d \
     '(' -name site-packages -o -name dist-packages ')')"
 fi
 _convonet_prepend PYTHONPATH "$_convonet_root"

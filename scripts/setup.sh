@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 venv=$root/.venv
-overlay=$root/.cache/install/convonet_ros
+overlay=$root/.cache/install
 
 trap 'echo "setup: stopped by line $LINENO of scripts/setup.sh: $BASH_COMMAND" >&2' ERR
 
@@ -74,7 +74,7 @@ stamp_of_environment() {
   { echo "$root" "$ros" "$python"; "$python" --version; cat scripts/setup.sh scripts/constraints.txt setup.py package.xml; } | sha256sum
 }
 stamp_of_overlay() {
-  { stamp_of_environment; cat CMakeLists.txt scripts/node.in msg/* srv/*; ls launch config rviz; } | sha256sum
+  { stamp_of_environment; cat CMakeLists.txt scripts/node.in msg/* srv/*; cat scripts/tf2_msgs/{package.xml,CMakeLists.txt,msg/*}; ls launch config rviz; } | sha256sum
 }
 fresh() {
   [ "$(cat "$1" 2>/dev/null)" = "$2" ]
@@ -179,7 +179,10 @@ if ! fresh "$overlay/.stamp" "$overlay_stamp"; then
   rm -rf .cache/build .cache/install
   # shellcheck disable=SC1091 # colcon needs what every shell of this project needs
   . scripts/env.sh
-  colcon --log-base .cache/log build --base-paths . --packages-select convonet_ros --symlink-install \
+  packages=(convonet_ros)
+  # PyPI lacks tf2_msgs; the one message of it that TF needs is built from its definition.
+  if ! "$python" -c "import tf2_msgs" 2>/dev/null; then packages+=(tf2_msgs); fi
+  colcon --log-base .cache/log build --base-paths . scripts/tf2_msgs --packages-select "${packages[@]}" --merge-install --symlink-install \
     --build-base .cache/build --install-base .cache/install --cmake-args "-DPython3_EXECUTABLE=$venv/bin/python" >.cache/colcon.log 2>&1 ||
     fail "colcon could not build the interfaces: $(grep -m1 -iE 'error' .cache/colcon.log). All of it: $root/.cache/colcon.log"
   [ -d "$overlay/share/convonet_ros/msg" ] || fail "colcon built no interfaces; is package.xml valid? See .cache/colcon.log"
