@@ -42,9 +42,7 @@ class Scan:
         if not np.isfinite(points).all():
             raise ValueError("points: expected finite numbers, got NaN or infinity; remove them")
         object.__setattr__(self, "points", points)
-        object.__setattr__(
-            self, "T_map_sensor", canonical_pose(self.T_map_sensor, "T_map_sensor")
-        )
+        object.__setattr__(self, "T_map_sensor", canonical_pose(self.T_map_sensor, "T_map_sensor"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +175,7 @@ def points_from_cloud(cloud: Any, max_points: int = 100_000) -> np.ndarray:
     needed = row_step * (height - 1) + width * step
     if buffer.size < needed:
         raise ValueError(
-            f"point cloud: expected {needed} bytes for {width} x {height} points, "
-            f"got {buffer.size}"
+            f"point cloud: expected {needed} bytes for {width} x {height} points, got {buffer.size}"
         )
     stride = max(1, -(-width * height // max_points))
     flat = np.arange(0, width * height, stride)

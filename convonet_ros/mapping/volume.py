@@ -205,7 +205,7 @@ class Volume:
         within = (hits - voxel) * sub
         corner = within.floor().clamp(max=sub - 1)
         offset = (within - corner).clamp(0, 1 - 1 / 512)  # N 3, in [0, 1)
-        nx, ny, nz = (int(n) for n in self.shape)
+        ny, nz = int(self.shape[1]), int(self.shape[2])
         v, c = voxel.long(), corner.long()
         local = (v[:, 0] * ny + v[:, 1]) * nz + v[:, 2]
         key = local * sub**3 + (c[:, 0] * sub + c[:, 1]) * sub + c[:, 2]
@@ -245,7 +245,7 @@ class Volume:
 
     def _carve(self, crossed: Tensor, changed: Tensor) -> None:
         """Lower the evidence of crossed voxels; those that become free forget their points."""
-        nx, ny, nz = (int(n) for n in self.shape)
+        ny, nz = int(self.shape[1]), int(self.shape[2])
         local = crossed.nonzero()[:, 0]
         place = self._flat(torch.stack([local // (ny * nz), local // nz % ny, local % nz], dim=1))
         before = self.evidence[place]
@@ -258,6 +258,12 @@ class Volume:
         changed[local[became_free]] = True
 
     # ---- reading ----------------------------------------------------------------------------
+
+    def evidence_of_window(self) -> Tensor:
+        """(X, Y, Z) int8 evidence of the window's voxels (without the halo) in lattice order."""
+        halo = self.lattice.halo_voxels
+        x, y, z = (self._ring(axis)[halo : int(self.shape[axis]) - halo] for axis in range(3))
+        return self.evidence.view(*self.shape)[x][:, y][:, :, z]
 
     def box_places(self, crop: CropIndex) -> Tensor:
         """(n, n, n) places in the buffer of the voxels of a crop's box."""

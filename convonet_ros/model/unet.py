@@ -20,7 +20,8 @@ class ConvUnit(nn.Module):
 
     def fold(self) -> None:
         """Put the batch normalisation into the convolution (inference only)."""
-        assert isinstance(self.conv, nn.Conv3d) and isinstance(self.norm, nn.BatchNorm3d)
+        assert isinstance(self.conv, nn.Conv3d)
+        assert isinstance(self.norm, nn.BatchNorm3d)
         self.conv = fuse_conv_bn_eval(self.conv, self.norm)
         self.norm = nn.Identity()
 
@@ -44,7 +45,9 @@ class UNet3D(nn.Module):
         for level in reversed(range(levels - 1)):
             joined = widths[level] + widths[level + 1]
             self.up.append(
-                nn.Sequential(ConvUnit(joined, widths[level]), ConvUnit(widths[level], widths[level]))
+                nn.Sequential(
+                    ConvUnit(joined, widths[level]), ConvUnit(widths[level], widths[level])
+                )
             )
         self.head = nn.Conv3d(maps, size_out, 1)
 

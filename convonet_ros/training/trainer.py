@@ -106,10 +106,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             grid = network.encode(boxes)  # B C n n n
             logits = torch.cat(
-                [
-                    network.decode(grid[i], s.queries.to(self.device))
-                    for i, s in enumerate(batch)
-                ]
+                [network.decode(grid[i], s.queries.to(self.device)) for i, s in enumerate(batch)]
             ).float()
         truth = torch.cat([s.occupied for s in batch]).to(self.device)
         return binary_cross_entropy_with_logits(logits, truth.float()), logits, truth

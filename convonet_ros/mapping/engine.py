@@ -1,0 +1,129 @@
+"""Inference of crops: boxes in, occupancy logits on the fine lattice out.
+
+Decoding is coarse to fine (after MISE, Mescheder et al., 2019): every voxel within reach of a
+measured point is evaluated at its centre, and voxels beside which the surface passes once more at
+their sub-voxels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+from convonet_ros.config import ModelConfig
+from convonet_ros.geometry import Lattice
+from convonet_ros.model.decoder import sample_trilinear
+from convonet_ros.model.features import BoxContent, batch_boxes
+from convonet_ros.model.network import CropNetwork
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a name; auto takes CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"model.device: '{name}' cannot be used here ({reason})") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The arithmetic of a name; auto takes bfloat16 where the processor computes in it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def logit(probability: float) -> float:
+    """log p / (1 - p)."""
+    return float(torch.logit(torch.tensor(probability, dtype=torch.float64)))
+
+
+class Engine:
+    """A crop network made ready for inference on one device.
+
+    The result for a box depends on its content alone. On the CPU one batch holds one box, so it
+    does so bit for bit; batches there bring no speed, as one box keeps all cores busy.
+    """
+
+    def __init__(self, network: CropNetwork, config: ModelConfig, temperature: float = 1.0) -> None:
+        self.device = choose_device(config.device)
+        self.temperature = temperature
+        self.threshold = logit(config.threshold)
+        spec = network.spec
+        self.lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
+        self._reach = round(config.completion_m / spec.voxel_m)
+        self._dtype = choose_precision(config.precision, self.device)
+        self._network = copy.deepcopy(network).eval().to(self.device)
+        self._network.unet.fold()
+        self._network.unet.to(self._dtype, memory_format=torch.channels_last_3d)
+
+    @torch.inference_mode()
+    def infer(self, boxes: Sequence[BoxContent]) -> list[Tensor]:
+        """Boxes to their crops' (m, m, m) float16 logits at sub-voxel centres, m = SUB crop.
+
+        NaN beyond the reach of the measured points. A box without points is not inferred.
+        """
+        side = self.lattice.crop_voxels * self.lattice.SUB
+        nothing = torch.full((side,) * 3, torch.nan, dtype=torch.float16, device=self.device)
+        results = [nothing] * len(boxes)
+        filled = [i for i, box in enumerate(boxes) if len(box.points)]
+        if filled:
+            grids = self._network.encode(batch_boxes([boxes[i] for i in filled])).float()
+            for i, grid in zip(filled, grids, strict=True):
+                results[i] = self._decode(grid, self._reached(boxes[i]))
+        return results
+
+    def _reached(self, box: BoxContent) -> Tensor:
+        """(n, n, n) bool: voxels within the completion distance of a voxel that holds points."""
+        near = torch.zeros(box.free.shape, device=self.device)
+        near[tuple(box.points.long().T)] = 1
+        near = near[None, None]
+        for step in range(self._reach):
+            # Cubes and crosses in turn grow nearly a ball.
+            if step % 2:
+                near = max_pool3d(near, 3, 1, 1)
+            else:
+                kernels = ((3, 1, 1), (1, 3, 1), (1, 1, 3))
+                near = torch.stack(
+                    [max_pool3d(near, k, 1, tuple(s // 2 for s in k)) for k in kernels]
+                ).amax(dim=0)
+        return near[0, 0] > 0
+
+    def _decode(self, grid: Tensor, reached: Tensor) -> Tensor:
+        """(C, n, n, n) features and the reached voxels to the crop's fine logits."""
+        n, halo, sub = self.lattice.box_voxels, self.lattice.halo_voxels, self.lattice.SUB
+        # One voxel more around the crop, to see a surface that passes right outside of it.
+        inner = torch.zeros_like(reached)
+        edge = slice(halo - 1, n - halo + 1)
+        inner[edge, edge, edge] = reached[edge, edge, edge]
+        cell = inner.nonzero()  # V 3
+        decoder = self._network.decoder
+        coarse = grid.new_full((n, n, n), torch.nan)
+        coarse[tuple(cell.T)] = decoder(cell + 0.5, grid[:, cell[:, 0], cell[:, 1], cell[:, 2]].T)
+
+        cut = self.threshold * self.temperature
+        sides = torch.stack([coarse >= cut, coarse < cut]).float()[:, None]  # 2 1 n n n
+        passing = (max_pool3d(sides, 3, 1, 1) > 0).all(dim=0)[0] & inner
+        core = slice(halo, n - halo)
+        fine = coarse[core, core, core]
+        for axis in range(3):
+            fine = fine.repeat_interleave(sub, axis)
+        voxel = passing[core, core, core].nonzero()  # A 3
+        steps = torch.arange(sub, device=self.device)
+        corner = torch.cartesian_prod(steps, steps, steps)  # s 3
+        target = (voxel[:, None] * sub + corner).view(-1, 3)
+        points = (target + 0.5) / sub + halo
+        fine[tuple(target.T)] = decoder(points, sample_trilinear(grid, points))
+        return (fine / self.temperature).clamp(-30, 30).half()

@@ -1,0 +1,83 @@
+"""The decoded field: occupancy logits on the fine lattice of the window, a ring of crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convonet_ros.geometry import Lattice
+from convonet_ros.mapping.volume import CropIndex
+
+
+class Field:
+    """One (m, m, m) float16 block of logits per crop of the window, m = SUB crop_voxels.
+
+    A crop's place is its index modulo the window, so nothing moves when the window does; NaN where
+    nothing is known.
+    """
+
+    def __init__(self, lattice: Lattice, window: np.ndarray, device: torch.device) -> None:
+        self.side = lattice.crop_voxels * lattice.SUB
+        self._window = window
+        shape = (*window.tolist(), self.side, self.side, self.side)
+        self._blocks = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
+
+    def _place(self, crop: CropIndex) -> tuple[int, ...]:
+        return tuple((np.asarray(crop) % self._window).tolist())
+
+    def clear(self) -> None:
+        self._blocks.fill_(torch.nan)
+
+    def forget(self, crop: CropIndex) -> None:
+        """Make a crop unknown."""
+        self._blocks[self._place(crop)] = torch.nan
+
+    def store(self, crop: CropIndex, logits: Tensor) -> list[CropIndex]:
+        """Keep a crop's (m, m, m) logits; returns the crops whose mesh they change.
+
+        A mesh reaches one lattice step into the next crops, so a change of a crop's first planes
+        changes the mesh of the crops before it.
+        """
+        block = self._blocks[self._place(crop)]
+        affected = []
+        for offset in np.ndindex(2, 2, 2):
+            part = tuple(slice(0, 1) if o else slice(None) for o in offset)
+            old, new = block[part], logits[part]
+            if not torch.equal(old.nan_to_num(nan=99.0), new.nan_to_num(nan=99.0)):
+                affected.append(tuple(int(c - o) for c, o in zip(crop, offset, strict=True)))
+        block.copy_(logits)
+        return affected  # type: ignore[return-value]
+
+    def block(self, crop: CropIndex, inside: list[CropIndex]) -> Tensor:
+        """(m + 1)^3 logits of a crop and the first planes of the next crops among `inside`."""
+        m = self.side
+        result = self._blocks.new_full((m + 1,) * 3, torch.nan)
+        for offset in np.ndindex(2, 2, 2):
+            near = tuple(int(c + o) for c, o in zip(crop, offset, strict=True))
+            if near not in inside:
+                continue
+            target = tuple(slice(m, m + 1) if o else slice(0, m) for o in offset)
+            source = tuple(slice(0, 1) if o else slice(None) for o in offset)
+            result[target] = self._blocks[self._place(near)][source]  # type: ignore[arg-type]
+        return result
+
+    def highest(self, crops_min: np.ndarray) -> Tensor:
+        """(X, Y, Z) float32 per voxel of the window in lattice order: its highest logit.
+
+        A voxel with an unknown part counts with its known ones; NaN where all are unknown.
+        """
+        x, y, z = (
+            (torch.arange(int(n)) + int(low)) % int(n)
+            for n, low in zip(self._window, crops_min, strict=True)
+        )
+        device = self._blocks.device
+        x, y, z = x.to(device), y.to(device), z.to(device)
+        sub = Lattice.SUB
+        k = self.side // sub
+        blocks = self._blocks.nan_to_num(nan=-torch.inf)
+        blocks = blocks.view(*self._window.tolist(), k, sub, k, sub, k, sub).amax((4, 6, 8))
+        blocks = blocks[x][:, y][:, :, z].permute(0, 3, 1, 4, 2, 5)
+        nx, ny, nz = (self._window * k).tolist()
+        result = blocks.reshape(nx, ny, nz).float()
+        return result.masked_fill(result == -torch.inf, torch.nan)

@@ -1,0 +1,230 @@
+"""The recipe: scans in, map updates out. Read this first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convonet_ros.config import Config
+from convonet_ros.mapping.engine import Engine, logit
+from convonet_ros.mapping.field import Field
+from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
+from convonet_ros.mapping.occupancy import OccupancyVolume, classify
+from convonet_ros.mapping.scheduler import Scheduler
+from convonet_ros.mapping.volume import CropIndex, Volume
+from convonet_ros.model import zoo
+from convonet_ros.model.network import CropNetwork
+from convonet_ros.sensors import Scan
+
+# Observed free lattice points lie at least this far (in logits) below the threshold.
+_BELOW = 0.5
+_GPU_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MapUpdate:
+    """What changed since the last update: the only thing the map hands out by itself.
+
+    stamp_ns: stamp of the newest scan in it. meshes: new meshes by crop; an empty one erases its
+    crop, whose surface vanished. left: crops that left the window with what they held.
+    cleared: drop everything known before this update. inferred: crops that the network saw.
+    waiting: crops still dirty. stage_ms: milliseconds spent on integrate, infer and mesh.
+    """
+
+    stamp_ns: int
+    meshes: dict[CropIndex, Mesh]
+    left: tuple[CropIndex, ...] = ()
+    cleared: bool = False
+    inferred: tuple[CropIndex, ...] = ()
+    waiting: int = 0
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Mapper:
+    """A map that grows: a rolling volume, dirty crops, their inference, and what comes of it.
+
+    `integrate` a scan as soon as it comes; `update` whenever there is time. A crop's result is a
+    function of what was measured in its box, so the order and number of updates do not matter:
+    once nothing waits, the map equals the one inferred only at the end.
+    """
+
+    def __init__(self, config: Config, network: CropNetwork | None = None) -> None:
+        """network: None loads config.model.weights; ValueError when that file is no good."""
+        temperature = 1.0
+        if network is None:
+            network, about = zoo.load(Path(config.model.weights) if config.model.weights else "")
+            temperature = float(about.get("temperature", 1.0))
+        self.config = config
+        self.engine = Engine(network, config.model, temperature)
+        self.device, self.lattice = self.engine.device, self.engine.lattice
+        self.volume = Volume(self.lattice, config.map, config.scan, self.device)
+        self.field = Field(self.lattice, self.volume.window, self.device)
+        self.scheduler = Scheduler(self.lattice)
+        self.inferred_total = 0
+        self._batch = config.update.batch_crops or (1 if self.device.type == "cpu" else _GPU_BATCH)
+        self._stamp_ns = 0
+        self._position = np.zeros(3)
+        self._dirty_meshes: set[CropIndex] = set()
+        self._meshed: set[CropIndex] = set()  # crops whose last mesh was not empty
+        self._left: list[CropIndex] = []
+        self._cleared = False
+        self._integrate_ms = 0.0
+
+    # ---- in ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def integrate(self, scan: Scan) -> None:
+        """Take up one scan: follow the sensor, insert points, carve free space, mark crops."""
+        started = time.perf_counter()
+        self._position = scan.T_map_sensor[:3, 3]
+        left = self.volume.follow(self._position)
+        for crop in left:
+            self.field.forget(crop)
+        self.scheduler.drop(left)
+        self._dirty_meshes.difference_update(left)
+        self._left += [crop for crop in left if crop in self._meshed]
+        self._meshed.difference_update(left)
+        changed = self.volume.integrate(scan.points, scan.T_map_sensor)
+        self.scheduler.mark(self.volume, changed, scan.stamp_ns)
+        self._stamp_ns = scan.stamp_ns
+        self._integrate_ms += (time.perf_counter() - started) * 1e3
+
+    def reset(self) -> None:
+        """Forget everything; the next update says so."""
+        self.volume.clear()
+        self.field.clear()
+        self.scheduler.clear()
+        self._dirty_meshes.clear()
+        self._meshed.clear()
+        self._left.clear()
+        self._cleared = True
+
+    # ---- out --------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Crops that wait for inference."""
+        return len(self.scheduler)
+
+    @torch.inference_mode()
+    def update(self, budget_s: float | None = None) -> MapUpdate:
+        """Infer the most valuable dirty crops within the budget and mesh what changed.
+
+        budget_s: seconds, None for the configured ones, math.inf until nothing waits; at least
+        one batch is inferred if any crop waits.
+        """
+        started = time.perf_counter()
+        budget_s = self.config.update.budget_s if budget_s is None else budget_s
+        inferred: list[CropIndex] = []
+        while self.waiting:
+            crops = self.scheduler.take(self._batch, self._position, self._stamp_ns)
+            self._infer(crops)
+            inferred += crops
+            if time.perf_counter() - started >= budget_s:
+                break
+        self.inferred_total += len(inferred)
+        inferring_ms = (time.perf_counter() - started) * 1e3
+        meshes = {crop: self._mesh(crop) for crop in sorted(self._dirty_meshes)}
+        self._dirty_meshes.clear()
+        # A crop that had no surface and has none now is no news.
+        meshes = {c: m for c, m in meshes.items() if not m.empty or c in self._meshed}
+        self._meshed |= {c for c, m in meshes.items() if not m.empty}
+        self._meshed -= {c for c, m in meshes.items() if m.empty}
+        left, self._left = tuple(self._left), []
+        cleared, self._cleared = self._cleared, False
+        stage_ms = {
+            "integrate": self._integrate_ms,
+            "infer": inferring_ms,
+            "mesh": (time.perf_counter() - started) * 1e3 - inferring_ms,
+        }
+        self._integrate_ms = 0.0
+        return MapUpdate(
+            self._stamp_ns, meshes, left, cleared, tuple(inferred), self.waiting, stage_ms
+        )
+
+    @torch.inference_mode()
+    def everything(self) -> MapUpdate:
+        """All meshes of the window as one update, for those who came late."""
+        meshes = {crop: self._mesh(crop) for crop in sorted(self._meshed)}
+        return MapUpdate(self._stamp_ns, meshes, cleared=True, waiting=self.waiting)
+
+    @torch.inference_mode()
+    def occupancy(self) -> OccupancyVolume:
+        """Probability and class of every voxel of the window (all unknown before a scan)."""
+        volume = self.volume
+        if volume.min_crop is None:
+            shape = tuple(volume.window * self.lattice.crop_voxels)
+            unknown = np.full(shape, np.nan, np.float32)
+            origin = -0.5 * np.asarray(shape) * self.lattice.voxel_m
+            return OccupancyVolume(
+                np.round(origin / self.lattice.voxel_m) * self.lattice.voxel_m,
+                self.lattice.voxel_m, unknown, np.zeros(shape, np.uint8), self._stamp_ns,
+            )  # fmt: skip
+        probability, classes = classify(
+            volume.evidence_of_window(),
+            self.field.highest(volume.min_crop),
+            self.engine.threshold,
+            self._confirmed,
+        )
+        return OccupancyVolume(
+            volume.min_crop * self.lattice.crop_m,
+            self.lattice.voxel_m,
+            probability.cpu().numpy(),
+            classes.cpu().numpy(),
+            self._stamp_ns,
+        )
+
+    def query(self, points_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability (N,) float32 (NaN unknown) and class (N,) uint8 at (N, 3) points."""
+        points_map = np.asarray(points_map, dtype=np.float64).reshape(-1, 3)
+        volume = self.occupancy()
+        ok = np.isfinite(points_map).all(axis=1)
+        index = np.floor(
+            (np.where(ok[:, None], points_map, 0) - volume.origin_m) / self.lattice.voxel_m
+        )
+        ok &= ((index >= 0) & (index < volume.classes.shape)).all(axis=1)
+        place = tuple(np.where(ok[:, None], index, 0).astype(np.int64).T)
+        probability = np.where(ok, volume.probability[place], np.float32(np.nan))
+        return probability, np.where(ok, volume.classes[place], 0).astype(np.uint8)
+
+    # ---- inside -----------------------------------------------------------------------------
+
+    @property
+    def _confirmed(self) -> int:
+        """Evidence from which hits need no agreement of the network: two scans."""
+        return min(2 * self.config.map.hit_weight, self.config.map.max_evidence)
+
+    def _infer(self, crops: list[CropIndex]) -> None:
+        boxes = [self.volume.box(crop) for crop in crops]
+        halo, sub = self.lattice.halo_voxels, self.lattice.SUB
+        core = slice(halo, halo + self.lattice.crop_voxels)
+        limit = self.engine.threshold - _BELOW
+        for crop, box, logits in zip(crops, boxes, self.engine.infer(boxes), strict=True):
+            # A measured ray beats the network.
+            free = box.free[core, core, core]
+            for axis in range(3):
+                free = free.repeat_interleave(sub, axis)
+            logits = torch.where(free, logits.nan_to_num(nan=limit).clamp(max=limit), logits)
+            affected = self.field.store(crop, logits)
+            # Which voxels were measured colours the mesh, so the crop's own mesh is made anew.
+            self._dirty_meshes |= {c for c in (*affected, crop) if self.volume.holds(c)}
+
+    def _mesh(self, crop: CropIndex) -> Mesh:
+        values = self.field.block(crop, self.volume.crops()).float().cpu().numpy()
+        if not (values >= self.engine.threshold).any():
+            return no_mesh()
+        halo, side = self.lattice.halo_voxels, self.lattice.crop_voxels
+        near = slice(halo - 1, halo + side + 2)
+        hit = self.volume.evidence[self.volume.box_places(crop)][near, near, near] > 0
+        hit = torch.nn.functional.max_pool3d(hit[None, None].float(), 3, 1)[0, 0] > 0
+        return mesh_of_block(
+            values,
+            self.engine.threshold,
+            np.asarray(crop) * self.field.side,
+            self.lattice.sub_m,
+            hit.cpu().numpy(),
+        )
