@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from convonet_ros.config import Config
-from convonet_ros.mapping.engine import Engine, logit
+from convonet_ros.mapping.engine import Engine
 from convonet_ros.mapping.field import Field
 from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
 from convonet_ros.mapping.occupancy import OccupancyVolume, classify

@@ -44,6 +44,7 @@ class Volume:
         self.window = np.array([map_config.window_xy_crops] * 2 + [map_config.window_z_crops])
         self.shape = self.window * lattice.crop_voxels + 2 * lattice.halo_voxels
         self.min_crop: np.ndarray | None = None  # (3,) lattice index of the window's first crop
+        self._held = False
         cells = int(self.shape.prod())
         subs = lattice.SUB**3
         # > 0: hit, holds points; 0: unknown; < 0: observed free
@@ -56,9 +57,14 @@ class Volume:
         """Forget everything, the window's place too."""
         self.evidence.zero_()
         self._means.zero_()
-        self.min_crop = None
+        self.min_crop, self._held = None, False
 
     # ---- the window -------------------------------------------------------------------------
+
+    def hold(self, middle_map: np.ndarray) -> None:
+        """Centre the window on a (3,) position and keep it there (a map of one place)."""
+        self.follow(middle_map)
+        self._held = True
 
     def follow(self, position_map: np.ndarray) -> list[CropIndex]:
         """Centre the window on a (3,) position; returns the crops that left it.
@@ -70,6 +76,8 @@ class Volume:
         target = np.floor(position - self.window / 2 + 0.5).astype(np.int64)
         if self.min_crop is None:
             self.min_crop = target
+            return []
+        if self._held:
             return []
         off = np.abs(position - (self.min_crop + self.window / 2)) > 0.75
         target = np.where(off, target, self.min_crop)
