@@ -1,0 +1,199 @@
+"""The command line: `convonet map | rooms | train | config`.
+
+Libraries are imported inside the commands, so that `convonet --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from convonet_ros.config import Config, load, to_yaml, with_values
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (1: it failed, 2: it was called wrongly)."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"convonet {parsed.command}: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"convonet {parsed.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="convonet",
+        description="Learned 3D reconstruction: Convolutional Occupancy Networks for robots.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = _command(commands, "map", _map, "map a recording: mesh, occupancy grid, picture")
+    command.add_argument("folder", type=Path, help="depth PNG + pose files, or TUM RGB-D")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder for the results")
+    command.add_argument(
+        "--frames", default="::", help="which frames, a Python slice (default: all)"
+    )
+    _configurable(command)
+
+    command = _command(commands, "rooms", _rooms, "make training samples of simulated rooms")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder for the samples")
+    command.add_argument("--rooms", type=_positive, default=100, help="how many (default: 100)")
+    command.add_argument("--seed", type=_natural, default=0, help="seed of the first room")
+    command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
+
+    command = _command(commands, "train", _train, "train the crop network")
+    command.add_argument("--data", required=True, help="training samples of 'convonet rooms'")
+    command.add_argument("--validation", required=True, help="samples of rooms of other seeds")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder of the run")
+    command.add_argument("--steps", type=_positive, help="when to stop (default: 3000)")
+    command.add_argument("--batch", type=_positive, help="crops in a step (default: 8)")
+    command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")
+    command.add_argument("--seed", type=_natural, help="of the weights and the order (default: 0)")
+
+    command = _command(commands, "config", _config, "print the configuration as YAML")
+    _configurable(command)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, sentence: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=sentence, description=sentence[0].upper() + sentence[1:] + "."
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _configurable(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", nargs="+", default=[], metavar="FILE", help="parameter files, later ones win"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter"
+    )
+
+
+def _positive(text: str) -> int:
+    value = _natural(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("expected a number above 0, got 0")
+    return value
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a number, got '{text}'")
+    return int(text)
+
+
+def _configuration(parsed: argparse.Namespace) -> Config:
+    config = load(*parsed.config)
+    for setting in parsed.set:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set: expected NAME=VALUE, got '{setting}'")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        config = with_values(config, {name.strip(): "" if value is None else value})
+    return config
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _map(parsed: argparse.Namespace) -> None:
+    config = _configuration(parsed)
+    _writable(parsed.out)
+    from tqdm import tqdm
+
+    from convonet_ros.datasets.recordings import open_recording
+    from convonet_ros.offline.pipeline import map_recording, write_map
+
+    recording = open_recording(parsed.folder, parsed.frames)
+    bars: dict[str, tqdm[Any]] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=total, unit=what.removesuffix("s"), desc=what, leave=False)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        result = map_recording(recording, config, progress)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    for image, why in recording.skipped.items():
+        print(f"convonet map: skipped {image}: {why}", file=sys.stderr)
+    write_map(parsed.out, result)
+    report = result.report
+    print(
+        f"{report['frames']['mapped']} frames in {report['seconds']['total']:.1f} s: "
+        f"{report['mesh']['triangles']} triangles, {report['mesh']['area_m2']:.1f} m2; "
+        f"see {parsed.out / 'mesh.ply'} and {parsed.out / 'picture.png'}"
+    )
+
+
+def _rooms(parsed: argparse.Namespace) -> None:
+    _writable(parsed.out)
+    from tqdm import tqdm
+
+    from convonet_ros.datasets.rooms import make_room
+    from convonet_ros.datasets.samples import write_rooms
+    from convonet_ros.geometry import Lattice
+    from convonet_ros.model.network import CropSpec
+    from convonet_ros.offline.pictures import picture_of_room
+
+    spec = CropSpec()
+    lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
+    seeds = range(parsed.seed, parsed.seed + parsed.rooms)
+    written = write_rooms(parsed.out, seeds, lattice, parsed.workers)
+    for _ in tqdm(written, total=len(seeds), unit="room"):
+        pass
+    picture = parsed.out / "room.png"
+    picture_of_room(picture, make_room(parsed.seed))
+    print(f"{len(seeds)} rooms in {parsed.out}; the first one: {picture}")
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    _writable(parsed.out)
+    from convonet_ros.model.network import CropSpec
+    from convonet_ros.training.trainer import TrainConfig, Trainer
+
+    given = {name: getattr(parsed, name) for name in ("steps", "batch", "lr", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    config = TrainConfig(parsed.data, parsed.validation, **given)
+    trainer = Trainer(config, CropSpec(), parsed.out)
+    best = trainer.run()
+    print(f"validation IoU {trainer.best_iou:.4f}: {best}")
+
+
+def _config(parsed: argparse.Namespace) -> None:
+    sys.stdout.write(to_yaml(_configuration(parsed)))
+
+
+def _writable(folder: Path) -> None:
+    """Find out now and not after an hour that the results have no place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"-o {folder}: cannot be written to: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
