@@ -31,13 +31,15 @@ _convonet_prepend() {
 if [ -d "$_convonet_root/.venv/share/rclpy" ]; then
   _convonet_prepend AMENT_PREFIX_PATH "$_convonet_root/.venv"
   _convonet_prepend CMAKE_PREFIX_PATH "$_convonet_root/.venv"
-  for _convonet_folder in $(find "$_convonet_root"/.venv/lib/python3*/site-packages -maxdepth 1 -name 'ros_*.libs') "$_convonet_root/.venv/lib"; do
+  for _convonet_folder in $(find "$_convonet_root"/.venv/lib/python3*/site-packages -maxdepth 1 -name 'ros_*.libs') \
+    "$_convonet_root/.venv/lib"; do
     _convonet_prepend LD_LIBRARY_PATH "$_convonet_folder"
   done
   export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
 fi
 
-# The overlay gives convonet_ros.msg and convonet_ros.srv (and tf2_msgs where ROS 2 lacks it); the repository before it, so that the modules are those of the working tree.
+# The overlay gives convonet_ros.msg and convonet_ros.srv, and tf2_msgs where ROS 2 lacks it. The repository comes before it, so
+# that the modules are those of the working tree.
 if [ -d "$_convonet_root/.cache/install" ]; then
   _convonet_prepend AMENT_PREFIX_PATH "$_convonet_root/.cache/install"
   _convonet_prepend CMAKE_PREFIX_PATH "$_convonet_root/.cache/install"

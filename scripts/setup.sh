@@ -74,7 +74,11 @@ stamp_of_environment() {
   { echo "$root" "$ros" "$python"; "$python" --version; cat scripts/setup.sh scripts/constraints.txt setup.py package.xml; } | sha256sum
 }
 stamp_of_overlay() {
-  { stamp_of_environment; cat CMakeLists.txt scripts/node.in msg/* srv/*; cat scripts/tf2_msgs/{package.xml,CMakeLists.txt,msg/*}; ls launch config rviz; } | sha256sum
+  {
+    stamp_of_environment
+    cat CMakeLists.txt scripts/node.in msg/* srv/* scripts/tf2_msgs/*.* scripts/tf2_msgs/msg/*
+    ls launch config rviz
+  } | sha256sum
 }
 fresh() {
   [ "$(cat "$1" 2>/dev/null)" = "$2" ]
@@ -182,10 +186,11 @@ if ! fresh "$overlay/.stamp" "$overlay_stamp"; then
   packages=(convonet_ros)
   # PyPI lacks tf2_msgs; the one message of it that TF needs is built from its definition.
   if ! "$python" -c "import tf2_msgs" 2>/dev/null; then packages+=(tf2_msgs); fi
-  colcon --log-base .cache/log build --base-paths . scripts/tf2_msgs --packages-select "${packages[@]}" --merge-install --symlink-install \
-    --build-base .cache/build --install-base .cache/install --cmake-args "-DPython3_EXECUTABLE=$venv/bin/python" >.cache/colcon.log 2>&1 ||
+  colcon --log-base .cache/log build --base-paths . scripts/tf2_msgs --packages-select "${packages[@]}" \
+    --build-base .cache/build --install-base .cache/install --merge-install --symlink-install \
+    --cmake-args "-DPython3_EXECUTABLE=$venv/bin/python" >.cache/colcon.log 2>&1 ||
     fail "colcon could not build the interfaces: $(grep -m1 -iE 'error' .cache/colcon.log). All of it: $root/.cache/colcon.log"
-  [ -d "$overlay/share/convonet_ros/msg" ] || fail "colcon built no interfaces; is package.xml valid? See .cache/colcon.log"
+  [ -d "$overlay/share/convonet_ros/msg" ] || fail "colcon built no interfaces; is package.xml valid? All it said: $root/.cache/colcon.log"
   echo "$overlay_stamp" >"$overlay/.stamp"
 fi
 say "ready: '. scripts/env.sh' gives a shell in which everything works"
