@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -206,7 +207,7 @@ def _cosine(step: int, steps: int, peak: float) -> float:
     if step < _WARM_UP:
         return peak * (step + 1) / _WARM_UP
     share = (step - _WARM_UP) / max(1, steps - _WARM_UP)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(1.0, share))))
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
 def plot_curves(log: Path, picture: Path) -> None:

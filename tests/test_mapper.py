@@ -1,0 +1,246 @@
+"""The map's promises: order does not matter, rays beat the network, what left is gone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from convonet_ros.config import Config, with_values
+from convonet_ros.geometry import transform
+from convonet_ros.mapping.mapper import Mapper, MapUpdate
+from convonet_ros.mapping.meshing import Mesh
+from convonet_ros.mapping.occupancy import (
+    OBSERVED_FREE,
+    OBSERVED_OCCUPIED,
+    PREDICTED_OCCUPIED,
+    UNKNOWN,
+    OccupancyVolume,
+)
+from convonet_ros.mapping.volume import CropIndex
+from convonet_ros.sensors import Scan
+from tests.worlds import drive_scans, scans_of_room, sphere_scans
+
+SMALL = with_values(Config(), {"map.window_z_crops": 2})
+
+
+def keep(meshes: dict[CropIndex, Mesh], update: MapUpdate) -> None:
+    """What a viewer does with an update."""
+    if update.cleared:
+        meshes.clear()
+    for crop in update.left:
+        meshes.pop(crop, None)
+    for crop, mesh in update.meshes.items():
+        if mesh.empty:
+            meshes.pop(crop, None)
+        else:
+            meshes[crop] = mesh
+
+
+def merged(meshes: dict[CropIndex, Mesh]) -> trimesh.Trimesh:
+    parts = [trimesh.Trimesh(m.vertices, m.triangles, process=False) for m in meshes.values()]
+    whole = trimesh.util.concatenate(parts)
+    whole.merge_vertices(digits_vertex=7)
+    return whole
+
+
+def test_incremental_equals_from_scratch() -> None:
+    """Updates between the scans, cut short by their budget, change nothing in the end."""
+    _, scans = drive_scans(seed=3, count=6)
+    often, once = Mapper(SMALL), Mapper(SMALL)
+    seen: dict[CropIndex, Mesh] = {}
+    for scan in scans:
+        often.integrate(scan)
+        keep(seen, often.update(budget_s=0.0))
+        once.integrate(scan)
+    assert often.waiting > 0
+    keep(seen, often.update(math.inf))
+    once_update = once.update(math.inf)
+    assert often.inferred_total > once.inferred_total
+    a, b = often.occupancy(), once.occupancy()
+    assert np.array_equal(a.probability, b.probability, equal_nan=True)
+    assert np.array_equal(a.classes, b.classes)
+    assert (a.classes == PREDICTED_OCCUPIED).sum() > 1000
+    expected = {c: m for c, m in once_update.meshes.items() if not m.empty}
+    assert seen.keys() == expected.keys()
+    for crop, mesh in expected.items():
+        assert np.array_equal(seen[crop].vertices, mesh.vertices)
+        assert np.array_equal(seen[crop].triangles, mesh.triangles)
+
+
+def crossed_cells(scan: Scan, volume: OccupancyVolume, margin_m: float) -> np.ndarray:
+    """(X, Y, Z) bool by dense sampling: cells that rays pass, ending margin_m before their ends."""
+    origin = scan.T_map_sensor[:3, 3]
+    rays = scan.points[np.linalg.norm(scan.points, axis=1) <= 4.0] @ scan.T_map_sensor[:3, :3].T
+    length = np.linalg.norm(rays, axis=1)
+    along = np.linspace(0, 1, 400)
+    share = np.clip(1 - (margin_m + 0.005 * length**2) / length, 0, 1)
+    points = origin + rays[:, None] * (along[:, None] * share[:, None, None])
+    index = np.floor((points - volume.origin_m) / volume.resolution_m).astype(int).reshape(-1, 3)
+    index = index[((index >= 0) & (index < volume.classes.shape)).all(axis=1)]
+    crossed = np.zeros(volume.classes.shape, bool)
+    crossed[tuple(index.T)] = True
+    return crossed
+
+
+def test_no_cell_that_a_ray_crossed_and_nothing_hit_is_occupied_anywhere() -> None:
+    _, scans = drive_scans(seed=5, count=12)
+    mapper = Mapper(SMALL)
+    meshes: dict[CropIndex, Mesh] = {}
+    for scan in scans:
+        mapper.integrate(scan)
+        keep(meshes, mapper.update(0.0))
+    keep(meshes, mapper.update(math.inf))
+    volume = mapper.occupancy()
+    crossed = np.zeros(volume.classes.shape, bool)
+    hit = np.zeros(volume.classes.shape, bool)
+    for scan in scans:
+        crossed |= crossed_cells(scan, volume, margin_m=0.06)
+        points = transform(scan.T_map_sensor, scan.points.astype(float))
+        index = np.floor((points - volume.origin_m) / volume.resolution_m).astype(int)
+        index = index[((index >= 0) & (index < hit.shape)).all(axis=1)]
+        hit[tuple(index.T)] = True
+    free = crossed & ~hit
+    assert free.sum() > 20_000
+    assert (volume.classes[free] == OBSERVED_FREE).all()
+    assert volume.probability[free].max() <= 0.02
+    # 2D: a column is occupied only where a cell that is not free stands in it.
+    grid = volume.project(0.1, 1.5)
+    z = volume.origin_m[2] + (np.arange(free.shape[2]) + 0.5) * volume.resolution_m
+    band = (z >= 0.1) & (z <= 1.5)
+    assert not (grid.ternary[free[:, :, band].all(axis=2).T] == 100).any()
+    # The mesh stays out of the inside of free cells: at most a quarter of a cell reaches in.
+    vertices = np.concatenate([m.vertices for m in meshes.values()])
+    place = (vertices - volume.origin_m) / volume.resolution_m
+    cell = np.clip(np.floor(place).astype(int), 0, np.array(free.shape) - 1)
+    deep = (np.abs(place - cell - 0.5) < 0.24).all(axis=1)
+    assert not (free[tuple(cell.T)] & deep).any()
+
+
+def test_a_removed_box_disappears_from_mesh_and_grids() -> None:
+    room, scans = drive_scans(seed=7, count=8, noisy=False)
+    pose = scans[0].T_map_sensor
+    centre = pose[:3, 3] + 1.3 * pose[:3, 2]
+    half = np.array([0.15, 0.15, 0.15])
+    with_box = room.with_box(centre, half, "removed")
+    mapper = Mapper(SMALL)
+    meshes: dict[CropIndex, Mesh] = {}
+
+    def look(world: object, first_ns: int, count: int) -> OccupancyVolume:
+        for scan in scans_of_room(world, [pose] * count, False, first_ns):  # type: ignore[arg-type]
+            mapper.integrate(scan)
+            keep(meshes, mapper.update())
+        keep(meshes, mapper.update(math.inf))
+        return mapper.occupancy()
+
+    def inside(volume: OccupancyVolume) -> np.ndarray:
+        low, high = (np.round((centre + s * half - volume.origin_m) / 0.05) for s in (-1, 1))
+        cells = volume.classes[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+        return (cells == OBSERVED_OCCUPIED) | (cells == PREDICTED_OCCUPIED)
+
+    def vertices_near() -> int:
+        vertices = np.concatenate([m.vertices for m in meshes.values()])
+        return int((np.abs(vertices - centre) < half + 0.03).all(axis=1).sum())
+
+    assert inside(look(with_box, 0, 6)).sum() > 20
+    assert vertices_near() > 100
+    assert not inside(look(room, 10**9, 10)).any()
+    assert vertices_near() == 0
+
+
+def test_sphere_is_watertight_with_the_right_volume() -> None:
+    centre, radius = np.array([0.13, -0.07, 1.62]), 0.5  # across the borders of eight crops
+    mapper = Mapper(with_values(SMALL, {"map.window_z_crops": 3}))
+    for scan in sphere_scans(centre, radius):
+        mapper.integrate(scan)
+    meshes: dict[CropIndex, Mesh] = {}
+    keep(meshes, mapper.update(math.inf))
+    assert len(meshes) >= 8
+    whole = merged(meshes)
+    assert whole.is_watertight
+    assert whole.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.05)
+
+
+def test_unknown_before_and_after_everything() -> None:
+    mapper = Mapper(SMALL)
+    assert (mapper.occupancy().classes == UNKNOWN).all()
+    _, scans = drive_scans(seed=3, count=1)
+    mapper.integrate(scans[0])
+    assert mapper.update().meshes
+    mapper.reset()
+    update = mapper.update()
+    assert update.cleared
+    assert not update.meshes
+    volume = mapper.occupancy()
+    assert (volume.classes == UNKNOWN).all()
+    assert np.isnan(volume.probability).all()
+    mapper.integrate(scans[0])
+    assert mapper.update(math.inf).meshes
+
+
+def test_latecomers_get_everything() -> None:
+    _, scans = drive_scans(seed=3, count=3)
+    mapper = Mapper(SMALL)
+    meshes: dict[CropIndex, Mesh] = {}
+    for scan in scans:
+        mapper.integrate(scan)
+        keep(meshes, mapper.update(math.inf))
+    late: dict[CropIndex, Mesh] = {}
+    keep(late, mapper.everything())
+    assert late.keys() == meshes.keys()
+    assert all(np.array_equal(late[c].triangles, meshes[c].triangles) for c in late)
+
+
+def test_query_agrees_with_the_volume() -> None:
+    _, scans = drive_scans(seed=3, count=2)
+    mapper = Mapper(SMALL)
+    for scan in scans:
+        mapper.integrate(scan)
+    mapper.update(math.inf)
+    volume = mapper.occupancy()
+    index = np.argwhere(volume.classes > 0)[::997]
+    points = volume.origin_m + (index + 0.5) * volume.resolution_m
+    far = np.array([[1e6, 0, 0], [np.nan, 0, 0]])
+    probability, classes = mapper.query(np.concatenate([points, far]))
+    assert np.array_equal(classes[:-2], volume.classes[tuple(index.T)])
+    assert np.array_equal(probability[:-2], volume.probability[tuple(index.T)], equal_nan=True)
+    assert (classes[-2:] == UNKNOWN).all()
+    assert np.isnan(probability[-2:]).all()
+
+
+def test_leaving_crops_are_named_and_memory_stays() -> None:
+    _, scans = drive_scans(seed=3, count=1)
+    mapper = Mapper(SMALL)
+    size = mapper.volume.evidence.numel()
+    gone: set[CropIndex] = set()
+    held: set[CropIndex] = set()
+    for step in range(6):
+        T = scans[0].T_map_sensor.copy()
+        T[0, 3] += 1.6 * step
+        mapper.integrate(Scan(scans[0].points, T, step))
+        update = mapper.update(math.inf)
+        held |= {c for c, m in update.meshes.items() if not m.empty}
+        gone |= set(update.left)
+        assert all(mapper.volume.holds(c) for c in update.meshes)
+    assert gone
+    assert gone <= held
+    assert not any(mapper.volume.holds(c) for c in gone)
+    assert mapper.volume.evidence.numel() == size
+
+
+def test_batched_equals_one_by_one() -> None:
+    _, scans = drive_scans(seed=3, count=2)
+    values = {"model.precision": "float32"}
+    single = Mapper(with_values(SMALL, values))
+    batched = Mapper(with_values(SMALL, {**values, "update.batch_crops": 4}))
+    for mapper in (single, batched):
+        for scan in scans:
+            mapper.integrate(scan)
+        mapper.update(math.inf)
+    a, b = single.occupancy().probability, batched.occupancy().probability
+    assert np.array_equal(np.isnan(a), np.isnan(b))
+    known = ~np.isnan(a)
+    assert torch.allclose(torch.from_numpy(a[known]), torch.from_numpy(b[known]), atol=2e-3)

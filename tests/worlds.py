@@ -1,0 +1,57 @@
+"""Small worlds for tests: analytic shapes and simulated rooms, seen by a simulated sensor."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convonet_ros.datasets.camera import DepthCamera, add_noise, drive, look_at
+from convonet_ros.datasets.rooms import Room, make_room
+from convonet_ros.sensors import Intrinsics, Scan, points_from_depth
+
+CAMERA = Intrinsics(width=120, height=90, fx=105.0, fy=105.0, cx=59.5, cy=44.5)
+
+
+def scans_of_room(
+    room: Room, poses: list[np.ndarray], noisy: bool = True, first_stamp_ns: int = 0
+) -> list[Scan]:
+    """One scan per pose of a small depth camera, 0.1 s apart."""
+    camera = DepthCamera(room, CAMERA)
+    rng = np.random.default_rng(room.seed)
+    scans = []
+    for i, T_map_camera in enumerate(poses):
+        depth = camera.render(T_map_camera)
+        if noisy:
+            depth = add_noise(depth, CAMERA, rng)
+        points = points_from_depth(depth, CAMERA)
+        scans.append(Scan(points, T_map_camera, first_stamp_ns + i * 100_000_000))
+    return scans
+
+
+def drive_scans(seed: int, count: int, noisy: bool = True) -> tuple[Room, list[Scan]]:
+    """A room and the scans of a drive through it."""
+    room = make_room(seed)
+    return room, scans_of_room(room, drive(room, count), noisy)
+
+
+def sphere_scans(centre: np.ndarray, radius: float, views: int = 40) -> list[Scan]:
+    """Scans of a sphere in empty space from directions spread evenly over all sides."""
+    k = np.arange(views) + 0.5
+    polar, azimuth = np.arccos(1 - 2 * k / views), np.pi * (1 + 5**0.5) * k
+    sides = np.stack(
+        [np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1
+    )
+    v, u = np.mgrid[: CAMERA.height, : CAMERA.width]
+    rays = np.stack(
+        [(u - CAMERA.cx) / CAMERA.fx, (v - CAMERA.cy) / CAMERA.fy, np.ones_like(u, float)], axis=-1
+    ).reshape(-1, 3)
+    scans = []
+    for i, side in enumerate(sides):
+        T_map_camera = look_at(centre + side * (radius + 1.0), centre)
+        offset = T_map_camera[:3, :3].T @ (centre - T_map_camera[:3, 3])
+        # |s rays - offset|^2 = radius^2
+        a, b = (rays**2).sum(axis=1), rays @ offset
+        under = b**2 - a * (offset @ offset - radius**2)
+        hit = under > 0
+        s = (b[hit] - np.sqrt(under[hit])) / a[hit]
+        scans.append(Scan(rays[hit] * s[:, None], T_map_camera, i * 100_000_000))
+    return scans
