@@ -71,7 +71,8 @@ def _draw(
                 plotter.enable_ssao(radius=0.4, bias=0.01, kernel_size=32, blur=True)
                 plotter.add_mesh(
                     surface, scalars=colours, rgb=True, culling="back",
-                    ambient=0.2, diffuse=0.8, specular=0.0, smooth_shading=True, split_sharp_edges=True, feature_angle=50,
+                    smooth_shading=True, split_sharp_edges=True, feature_angle=50,
+                    ambient=0.2, diffuse=0.8, specular=0.0,
                 )  # fmt: skip
                 if camera_path is not None and len(camera_path) > 1:
                     line = pv.lines_from_points(np.asarray(camera_path, dtype=np.float32))
