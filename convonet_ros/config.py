@@ -94,6 +94,7 @@ class NodeConfig:
     mesh_rate_hz: float = knob(5.0, "Highest rate of the mesh topics; 0: off.", "Hz", 0.0, 1000.0)
     grid_rate_hz: float = knob(2.0, "Highest rate of the grid topics; 0: off.", "Hz", 0.0, 1000.0)
     status_rate_hz: float = knob(1.0, "Rate of ~/status; 0: off.", "Hz", 0.0, 1000.0)
+    save_dir: str = knob("convonet_map", "Folder into which ~/save_map writes.")
 
 
 @dataclass(frozen=True, slots=True)
