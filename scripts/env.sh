@@ -14,6 +14,10 @@ if [ ! -f "$_convonet_root/.venv/bin/activate" ]; then
   echo "env.sh: no environment in $_convonet_root/.venv; run 'make setup' first." >&2
   return 1
 fi
+if [ ! -d "$_convonet_root/.venv/share/rclpy" ] && [ -z "${ROS_DISTRO:-}" ]; then
+  echo "env.sh: 'make setup' found a sourced ROS 2; source its setup.bash here too, or run 'make setup' in this shell." >&2
+  return 1
+fi
 # shellcheck disable=SC1091
 . "$_convonet_root/.venv/bin/activate"
 
