@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+_PADDING = b"\x00"
+
 
 class CdrWriter:
-    """Plain little-endian CDR, the very bytes of rclpy.serialization.serialize_message."""
+    """Plain little-endian CDR, the very bytes of rclpy.serialization.serialize_message.
+
+    (But for the padding between numbers, which that function leaves as it finds it.)
+    """
 
     def __init__(self) -> None:
         self._parts: list[bytes] = [b"\x00\x01\x00\x00"]
@@ -20,7 +25,7 @@ class CdrWriter:
         array = np.asarray(values, dtype="<" + kind)
         if array.size:
             padding = -self._size % array.itemsize
-            self._add(b"\x00" * padding + array.tobytes())
+            self._add(_PADDING * padding + array.tobytes())
 
     def sequence(self, values: np.ndarray, kind: str, width: int = 1) -> None:
         """A sequence of structs of `width` numbers each (1: of plain numbers)."""
