@@ -28,6 +28,10 @@ class CropSpec:
     maps: int = 16
     levels: int = 4
 
+    @property
+    def box_voxels(self) -> int:
+        return self.crop_voxels + 2 * self.halo_voxels
+
 
 class CropNetwork(nn.Module):
     """Fully convolutional occupancy network on the box of one crop (Peng et al., ECCV 2020).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -53,9 +54,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = CropNetwork(spec).to(self.device)
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
-        self.averaged = torch.optim.swa_utils.AveragedModel(
-            self.network, multi_avg_fn=average, use_buffers=True
-        )
+        self.averaged = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=average)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -74,13 +73,13 @@ class Trainer:
 
     # ---- data -------------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[list[Sample]]:
-        """Batches from the current step on; batch k is the same whether resumed or not.
+    def batches(self, step: int) -> Iterator[list[Sample]]:
+        """Batches from a step on; batch k is the same whether resumed or not.
 
         Rooms are taken in a shuffled order per epoch; `_POOL` rooms are mixed at a time so that
         a batch does not come from one room.
         """
-        epoch, skip = 0, self.step
+        epoch, skip = 0, step
         while True:
             rng = np.random.default_rng([self.config.seed, epoch])
             order = rng.permutation(len(self.rooms))
@@ -112,14 +111,15 @@ class Trainer:
         truth = torch.cat([s.occupied for s in batch]).to(self.device)
         return binary_cross_entropy_with_logits(logits, truth.float()), logits, truth
 
-    def run(self) -> Path:
-        """Train until config.steps; returns the path of the best checkpoint."""
+    def run(self, stop_at: int | None = None) -> Path:
+        """Train until config.steps (or stop early, to go on later); returns the best checkpoint."""
         config = self.config
+        end = config.steps if stop_at is None else min(stop_at, config.steps)
         started = time.monotonic() - self.seconds
         losses: list[float] = []
-        data = self.batches()
-        with tqdm(total=config.steps, initial=self.step, unit="step", mininterval=5) as bar:
-            while self.step < config.steps:
+        data = self.batches(self.step)
+        with tqdm(total=end, initial=self.step, unit="step", mininterval=5) as bar:
+            while self.step < end:
                 lr = _cosine(self.step, config.steps, config.lr)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
@@ -134,11 +134,27 @@ class Trainer:
                 losses.append(loss.item())
                 bar.update()
                 bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", iou=f"{self.best_iou:.4f}")
-                if self.step % config.validate_every == 0 or self.step == config.steps:
+                if self.step % config.validate_every == 0 or self.step == end:
                     self.seconds = time.monotonic() - started
                     self._validate(float(np.mean(losses)), lr)
                     losses.clear()
         return self.folder / "best.pt"
+
+    @torch.no_grad()
+    def settle_statistics(self) -> None:
+        """Measure the batch normalisation's statistics of the averaged network.
+
+        The average of the statistics is not the statistics of the averaged weights.
+        """
+        network = self.averaged.module
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+        network.train()
+        for batch in itertools.islice(self.batches(0), _STATISTICS_BATCHES):
+            self.loss(network, batch)
+        network.eval()
 
     @torch.inference_mode()
     def validate(self) -> tuple[float, float]:
@@ -155,6 +171,8 @@ class Trainer:
         return total / len(self.validation), both / max(1, either)
 
     def _validate(self, loss: float, lr: float) -> None:
+        config = self.config
+        self.settle_statistics()
         val_loss, val_iou = self.validate()
         log = self.folder / "log.csv"
         new = not log.exists()
@@ -172,7 +190,12 @@ class Trainer:
                 "val_loss": val_loss,
                 "minutes": self.seconds / 60,
                 "rooms": len(self.rooms),
-                "train": asdict(self.config),
+                "train": asdict(config),
+                "command": (
+                    f"convonet train --data {config.data} --validation {config.validation} "
+                    f"-o {self.folder} --steps {config.steps} --batch {config.batch} "
+                    f"--lr {config.lr:g} --seed {config.seed}"
+                ),
             }
             zoo.save(self.folder / "best.pt", self.averaged.module, about)
         self._save()
@@ -199,6 +222,7 @@ class Trainer:
 
 
 _POOL = 12
+_STATISTICS_BATCHES = 24
 _WARM_UP = 100
 
 
