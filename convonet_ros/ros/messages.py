@@ -8,6 +8,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, Quaternion
 from nav_msgs.msg import MapMetaData, OccupancyGrid
+from scipy.sparse import csr_array
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
@@ -28,13 +29,15 @@ _TRIANGLE_LIST = 11
 _ADD, _DELETE, _DELETEALL = 0, 2, 3
 
 # Observed surfaces run through these colours and back with height, predicted ones have their own.
-_BY_HEIGHT = np.array(
-    [[0.23, 0.32, 0.55], [0.13, 0.57, 0.55], [0.37, 0.79, 0.38], [0.85, 0.87, 0.35]]
-)
+_STOPS = np.array([[0.23, 0.32, 0.55], [0.13, 0.57, 0.55], [0.37, 0.79, 0.38], [0.85, 0.87, 0.35]])
+_RAMP = np.stack(
+    [np.interp(np.linspace(0, 3, 256), np.arange(4), channel) for channel in _STOPS.T], axis=1
+).astype(np.float32)
 _RAMP_M = 3.0
-_PREDICTED = np.array([0.93, 0.55, 0.30])
-_LIGHT = np.array([0.35, 0.20, 0.91])  # unit direction to the light, map frame
-_SHADE = 0.45  # of a surface that looks away from the light
+_PREDICTED = np.array([0.93, 0.55, 0.30], np.float32)
+_LIGHT = np.array([0.35, 0.20, 0.91], np.float32)  # direction to the light, map frame
+_LIGHT /= np.linalg.norm(_LIGHT)
+_SHADE = np.float32(0.45)  # of a surface that looks away from the light
 
 _CLOUD_FIELDS = [
     PointField(name="x", offset=0, datatype=PointField.FLOAT32, count=1),
@@ -122,14 +125,15 @@ def _corners(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     finite = np.isfinite(mesh.vertices).all(axis=1)
     triangles = mesh.triangles[finite[mesh.triangles].all(axis=1)]
     order = triangles.reshape(-1)
-    vertices = np.where(finite[:, None], mesh.vertices, 0).astype(np.float64)
+    vertices = np.where(finite[:, None], mesh.vertices, np.float32(0))
     a, b, c = (vertices[triangles[:, i]] for i in range(3))
     area = np.cross(b - a, c - a)  # F 3; its length weighs the triangle
-    normals = np.zeros_like(vertices)
-    for corner in range(3):
-        np.add.at(normals, triangles[:, corner], area)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    shade = _SHADE + (1 - _SHADE) * (0.5 + 0.5 * normals @ _LIGHT)
+    starts = np.arange(0, len(order) + 1, 3)
+    corners = csr_array((np.ones_like(order), order, starts), (len(triangles), len(vertices)))
+    normals = corners.T @ area  # V 3
+    length = np.linalg.norm(normals, axis=1)
+    towards_light = normals @ _LIGHT / np.maximum(length, np.float32(1e-20))  # -1 .. 1
+    shade = _SHADE + (1 - _SHADE) * (0.5 + 0.5 * towards_light)
     colours = np.ones((len(vertices), 4), np.float32)
     base = np.where(mesh.observed[:, None], _height_colours(vertices[:, 2]), _PREDICTED)
     colours[:, :3] = base * shade[:, None]
@@ -138,9 +142,8 @@ def _corners(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
 
 def _height_colours(z: np.ndarray) -> np.ndarray:
     """(V, 3) colours of heights (V,) metres, up and down the ramp without an end."""
-    place = (1 - np.abs(z / _RAMP_M % 2 - 1)) * (len(_BY_HEIGHT) - 1)
-    stops = np.arange(len(_BY_HEIGHT))
-    return np.stack([np.interp(place, stops, channel) for channel in _BY_HEIGHT.T], axis=1)
+    place = 1 - np.abs(z / _RAMP_M % 2 - 1)  # 0 .. 1
+    return _RAMP[np.round(place * (len(_RAMP) - 1)).astype(np.int64)]
 
 
 def mesh_update(update: MapUpdate, frame_id: str, crop_m: float) -> bytes:
