@@ -34,7 +34,7 @@ _RAMP = np.stack(
     [np.interp(np.linspace(0, 3, 256), np.arange(4), channel) for channel in _STOPS.T], axis=1
 ).astype(np.float32)
 _RAMP_M = 3.0
-_PREDICTED = np.array([0.93, 0.55, 0.30], np.float32)
+PREDICTED_COLOUR = np.array([0.93, 0.55, 0.30], np.float32)
 _LIGHT = np.array([0.35, 0.20, 0.91], np.float32)  # direction to the light, map frame
 _LIGHT /= np.linalg.norm(_LIGHT)
 _SHADE = np.float32(0.45)  # of a surface that looks away from the light
@@ -135,7 +135,7 @@ def _corners(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     towards_light = normals @ _LIGHT / np.maximum(length, np.float32(1e-20))  # -1 .. 1
     shade = _SHADE + (1 - _SHADE) * (0.5 + 0.5 * towards_light)
     colours = np.ones((len(vertices), 4), np.float32)
-    base = np.where(mesh.observed[:, None], _height_colours(vertices[:, 2]), _PREDICTED)
+    base = np.where(mesh.observed[:, None], _height_colours(vertices[:, 2]), PREDICTED_COLOUR)
     colours[:, :3] = base * shade[:, None]
     return vertices[order], colours[order]
 
