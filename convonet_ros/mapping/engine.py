@@ -123,7 +123,7 @@ class Engine:
         voxel = passing[core, core, core].nonzero()  # A 3
         steps = torch.arange(sub, device=self.device)
         corner = torch.cartesian_prod(steps, steps, steps)  # s 3
-        target = (voxel[:, None] * sub + corner).view(-1, 3)
+        target = (voxel[:, None] * sub + corner).reshape(-1, 3)
         points = (target + 0.5) / sub + halo
         fine[tuple(target.T)] = decoder(points, sample_trilinear(grid, points))
         return (fine / self.temperature).clamp(-30, 30).half()
