@@ -59,8 +59,10 @@ else
       break
     fi
   done
-  [ -n "$python" ] || fail "Python 3.10 to 3.13 is needed, python3 is: $(python3 --version 2>&1 || true). Install one of them, for example as python3.11."
-  [ "$(uname -sm)" = "Linux x86_64" ] || fail "PyPI has ROS 2 for Linux x86_64 only, this is $(uname -sm). Install ROS 2, source its setup.bash and run this again."
+  [ -n "$python" ] || fail "Python 3.10 to 3.13 is needed, python3 is: $(python3 --version 2>/dev/null || echo missing)." \
+    "Install one of them, for example as python3.11."
+  [ "$(uname -sm)" = "Linux x86_64" ] || fail "PyPI has ROS 2 for Linux x86_64 only, this is $(uname -sm)." \
+    "Install ROS 2, source its setup.bash and run this again."
 fi
 
 # --- Nothing to do? ---
@@ -128,8 +130,13 @@ install() { # install <what, in words> <pip arguments>
   local what=$1
   shift
   say "installing $what"
-  "$venv/bin/python" -m pip install --disable-pip-version-check --constraint .cache/constraints.txt "$@" >.cache/pip.log 2>&1 ||
-    fail "pip could not install $what: $(grep '^ERROR' .cache/pip.log | tail -1). Check the network and run this again. All of it: $root/.cache/pip.log"
+  if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 --constraint .cache/constraints.txt "$@" \
+    >.cache/pip.log 2>&1; then
+    if grep -q '^WARNING: Retrying' .cache/pip.log; then
+      fail "pip could not reach its package index to install $what. Check the network, then run this again. All of it: $root/.cache/pip.log"
+    fi
+    fail "pip could not install $what: $(grep -m1 '^ERROR' .cache/pip.log). All of it: $root/.cache/pip.log"
+  fi
 }
 
 # The wheels' exported CMake targets name the Python of the machine that built them; put ours there.
