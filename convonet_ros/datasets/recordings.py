@@ -192,7 +192,8 @@ def _pose_at(stamp: int, stamps: list[int], poses: list[tuple[int, list[str]]]) 
     if len(found) == 1:
         return found[0]
     gap = stamps[near[1]] - stamps[near[0]]
-    return interpolate_pose(*found, (stamp - stamps[near[0]]) / gap if gap else 0.0)
+    share = (stamp - stamps[near[0]]) / gap if gap else 0.0
+    return interpolate_pose(found[0], found[1], share)
 
 
 def _nanoseconds(seconds: str) -> int:

@@ -47,7 +47,7 @@ def picture_of_room(path: str | Path, room: Room) -> None:
 
 def _true_surface(room: Room) -> tuple[pv.PolyData, np.ndarray]:
     vertices, triangles = room.mesh()
-    return _surface(vertices, triangles), np.tile(np.uint8(_ROOM_RGB), (len(vertices), 1))
+    return _surface(vertices, triangles), np.tile(np.array(_ROOM_RGB, np.uint8), (len(vertices), 1))
 
 
 def _surface(vertices: np.ndarray, triangles: np.ndarray) -> pv.PolyData:
