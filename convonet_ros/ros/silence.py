@@ -51,7 +51,7 @@ class SilenceWatch:
                 if own.node_name == self._node.get_name() and level == QoSCompatibility.ERROR:
                     return f"its publisher's QoS does not fit ours: {reason}"
         if publishers:
-            return "it has a publisher, which sends nothing that arrives"
+            return "it has a publisher, but nothing arrives"
         others = [
             name
             for name, kinds in self._node.get_topic_names_and_types()
