@@ -1,5 +1,6 @@
 """A small recording on disk, made by the simulated camera; for the tests of whatever reads one."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from convonet_ros.model.network import CropNetwork, CropSpec
 T_MAP_WORLD = np.array([[0, -1, 0, 0.25], [1, 0, 0, -0.5], [0, 0, 1, 0.125], [0, 0, 0, 1.0]])
 
 
-def simulated(seed: int, n: int, width: int = 160) -> list[Frame]:
-    """Frames of a simulated drive; the same for the same numbers."""
-    return list(drive_frames(make_room(seed), n, drive_camera(width)))
+def simulated(seed: int, n: int, width: int = 160, of: int | None = None) -> list[Frame]:
+    """The first `n` frames of a simulated drive of `of` frames (default: all of it)."""
+    frames = drive_frames(make_room(seed), of or n, drive_camera(width))
+    return list(itertools.islice(frames, n))
 
 
 def write_recording(folder: Path, frames: Iterable[Frame]) -> Path:

@@ -14,7 +14,7 @@ from convonet_ros.offline.files import merged, read_grid, write_bytes, write_gri
 
 
 def crops_of_a_sphere() -> list[Mesh]:
-    """A sphere cut into eight crops, whose border vertices are bit-equal (but for a zero's sign)."""
+    """A sphere cut into eight crops; border vertices are bit-equal but for the sign of zeros."""
     sphere = trimesh.creation.icosphere(3)
     vertices = (sphere.vertices * 0.8 + [0.1, 0.2, 0.3]).astype(np.float32)
     vertices[np.abs(vertices) < 1e-6] = 0.0

@@ -87,14 +87,14 @@ def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected frame-\*.depth.png .* or a TUM"):
         open_recording(tmp_path / "empty")
     (folder / "frame-000002.pose.txt").unlink()
-    with pytest.raises(ValueError, match="frame-000002.depth.png has no frame-000002.pose.txt"):
+    with pytest.raises(ValueError, match="has no frame-000002"):
         open_recording(folder)
     assert len(list(open_recording(folder, "3:"))) == 2  # who does not need it does not miss it
 
 
 def test_intrinsics(folder: Path) -> None:
     (folder / "intrinsics.txt").unlink()
-    with pytest.raises(ValueError, match="64 x 48 need a camera.json"):
+    with pytest.raises(ValueError, match=r"64 x 48 need a camera\.json"):
         open_recording(folder)
     about = {"fx": 50.0, "fy": 51.0, "cx": 31.5, "cy": 23.5}
     (folder / "camera.json").write_text(json.dumps(about))
