@@ -22,16 +22,21 @@ class Field:
         self._window = window
         shape = (*window.tolist(), self.side, self.side, self.side)
         self._blocks = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
+        self._k = lattice.crop_voxels
+        coarse = (*window.tolist(), self._k, self._k, self._k)
+        self._highest = torch.full(coarse, torch.nan, device=device)  # per voxel
 
     def _place(self, crop: CropIndex) -> tuple[int, ...]:
         return tuple((np.asarray(crop) % self._window).tolist())
 
     def clear(self) -> None:
         self._blocks.fill_(torch.nan)
+        self._highest.fill_(torch.nan)
 
     def forget(self, crop: CropIndex) -> None:
         """Make a crop unknown."""
         self._blocks[self._place(crop)] = torch.nan
+        self._highest[self._place(crop)] = torch.nan
 
     def store(self, crop: CropIndex, logits: Tensor) -> list[CropIndex]:
         """Keep a crop's (m, m, m) logits; returns the crops whose mesh they change.
@@ -47,6 +52,10 @@ class Field:
             if not torch.equal(old.nan_to_num(nan=99.0), new.nan_to_num(nan=99.0)):
                 affected.append(tuple(int(c - o) for c, o in zip(crop, offset, strict=True)))
         block.copy_(logits)
+        k, sub = self._k, Lattice.SUB
+        known = logits.float().nan_to_num(nan=-torch.inf)
+        highest = known.view(k, sub, k, sub, k, sub).amax((1, 3, 5))
+        self._highest[self._place(crop)] = highest.masked_fill(highest == -torch.inf, torch.nan)
         return affected  # type: ignore[return-value]
 
     def block(self, crop: CropIndex, inside: list[CropIndex]) -> Tensor:
@@ -71,13 +80,7 @@ class Field:
             (torch.arange(int(n)) + int(low)) % int(n)
             for n, low in zip(self._window, crops_min, strict=True)
         )
-        device = self._blocks.device
-        x, y, z = x.to(device), y.to(device), z.to(device)
-        sub = Lattice.SUB
-        k = self.side // sub
-        blocks = self._blocks.nan_to_num(nan=-torch.inf)
-        blocks = blocks.view(*self._window.tolist(), k, sub, k, sub, k, sub).amax((4, 6, 8))
-        blocks = blocks[x][:, y][:, :, z].permute(0, 3, 1, 4, 2, 5)
-        nx, ny, nz = (self._window * k).tolist()
-        result = blocks.reshape(nx, ny, nz).float()
-        return result.masked_fill(result == -torch.inf, torch.nan)
+        x, y, z = (axis.to(self._highest.device) for axis in (x, y, z))
+        blocks = self._highest[x][:, y][:, :, z].permute(0, 3, 1, 4, 2, 5)
+        nx, ny, nz = (self._window * self._k).tolist()
+        return blocks.reshape(nx, ny, nz)

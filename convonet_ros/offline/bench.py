@@ -1,0 +1,116 @@
+"""What the map costs on this machine, beside plain fusion on the same frames in the same run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import open3d as o3d
+
+from convonet_ros.config import Config
+from convonet_ros.datasets.drives import drive_camera, drive_frames
+from convonet_ros.datasets.recordings import Frame
+from convonet_ros.datasets.rooms import make_room
+from convonet_ros.geometry import inverse
+from convonet_ros.mapping.mapper import Mapper
+from convonet_ros.sensors import Scan, points_from_depth
+
+_ROOM_PITCH_M = 6.0  # from one room of the long drive to the next
+
+
+def stage_times(config: Config, frames: int, width: int = 320) -> dict[str, float]:
+    """Median milliseconds of each stage over a drive through one room.
+
+    "TSDF" is Open3D's VoxelBlockGrid with voxels of the same size on the same frames.
+    """
+    mapper = Mapper(config)
+    times: dict[str, list[float]] = {}
+
+    def clock(stage: str, started: float, share: int = 1) -> None:
+        times.setdefault(stage, []).append((time.perf_counter() - started) * 1e3 / max(1, share))
+
+    tsdf = _Fusion(mapper.lattice.voxel_m)
+    for frame in drive_frames(make_room(1), frames, drive_camera(width)):
+        started = time.perf_counter()
+        scan = _scan_of(frame, config)
+        clock("depth image to points", started)
+        started = time.perf_counter()
+        mapper.integrate(scan)
+        clock("integrate a scan", started)
+        started = time.perf_counter()
+        tsdf.integrate(frame)
+        clock("TSDF: integrate a scan", started)
+        update = mapper.update(0.0)
+        times.setdefault("infer a crop", []).append(
+            update.stage_ms["infer"] / max(1, len(update.inferred))
+        )
+        times.setdefault("mesh the changed crops", []).append(update.stage_ms["mesh"])
+    mapper.update(math.inf)
+    for _ in range(3):
+        started = time.perf_counter()
+        volume = mapper.occupancy()
+        clock("occupancy of the window", started)
+        started = time.perf_counter()
+        volume.project(config.grid.min_z_m, config.grid.max_z_m)
+        clock("project to 2D", started)
+        started = time.perf_counter()
+        tsdf.mesh()
+        clock("TSDF: mesh everything", started)
+    return {stage: float(np.median(values)) for stage, values in times.items()}
+
+
+def memory_of_drive(config: Config, metres: float, frames_per_room: int = 12) -> list[list[float]]:
+    """[distance in m, peak resident memory in MB] along a drive from room to room."""
+    mapper = Mapper(config)
+    rows = []
+    for k in range(math.ceil(metres / _ROOM_PITCH_M) + 1):
+        for frame in drive_frames(make_room(k), frames_per_room, drive_camera(160)):
+            scan = _scan_of(frame, config)
+            T_map_sensor = scan.T_map_sensor.copy()
+            T_map_sensor[0, 3] += k * _ROOM_PITCH_M
+            mapper.integrate(Scan(scan.points, T_map_sensor, scan.stamp_ns))
+            mapper.update()
+        mapper.occupancy()
+        rows.append([k * _ROOM_PITCH_M, resident_mb()])
+    return rows
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(r.split()[1]) for r in status.splitlines() if r.startswith("VmRSS")) / 1024
+
+
+def table(rows: dict[str, float], unit: str) -> Iterator[str]:
+    """Lines of a markdown table."""
+    yield f"| stage | {unit} |"
+    yield "|---|---|"
+    yield from (f"| {name} | {value:.1f} |" for name, value in rows.items())
+
+
+def _scan_of(frame: Frame, config: Config) -> Scan:
+    points = points_from_depth(frame.depth, frame.intrinsics, config.scan.max_points)
+    return Scan(points, frame.T_map_camera, frame.stamp_ns)
+
+
+class _Fusion:
+    """Plain fusion: a truncated signed distance function (Curless and Levoy, 1996)."""
+
+    def __init__(self, voxel_m: float) -> None:
+        self._grid = o3d.t.geometry.VoxelBlockGrid(
+            ("tsdf", "weight"), (o3d.core.float32,) * 2, ((1), (1)), voxel_m, 16, 5000
+        )
+
+    def integrate(self, frame: Frame) -> None:
+        k = frame.intrinsics
+        K = o3d.core.Tensor(np.array([[k.fx, 0, k.cx], [0, k.fy, k.cy], [0, 0, 1.0]]))
+        T = o3d.core.Tensor(inverse(frame.T_map_camera))
+        image = o3d.t.geometry.Image(np.ascontiguousarray(frame.depth))
+        blocks = self._grid.compute_unique_block_coordinates(image, K, T, 1.0, 4.0)
+        self._grid.integrate(blocks, image, K, T, 1.0, 4.0)
+
+    def mesh(self) -> None:
+        self._grid.extract_triangle_mesh(1.0)
