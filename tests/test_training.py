@@ -13,6 +13,7 @@ from convonet_ros.datasets.samples import read_room, samples_of_room, symmetric,
 from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
 from convonet_ros.model.network import CropSpec
+from convonet_ros.training.calibrate import calibration_error, fit_temperature
 from convonet_ros.training.trainer import TrainConfig, Trainer
 
 SPEC = CropSpec(
@@ -98,14 +99,15 @@ def test_some_steps_lower_the_loss_and_lift_the_iou(
 ) -> None:
     config = TrainConfig(*map(str, data), steps=60, batch=4, lr=5e-3, ema=0.9, validate_every=30)
     trainer = Trainer(config, SPEC, tmp_path)
-    loss_before, iou_before = trainer.validate()
+    before = trainer.validate()
     best = trainer.run()
-    loss_after, iou_after = trainer.validate()
-    assert loss_after < 0.75 * loss_before
-    assert iou_after > iou_before + 0.1
+    after = trainer.validate()
+    assert after["val_loss"] < 0.75 * before["val_loss"]
+    assert after["val_iou"] > before["val_iou"] + 0.1
+    assert after["calibration_error"] < 0.1
     network, about = zoo.load(best)
     assert network.spec == SPEC
-    assert about["val_iou"] == pytest.approx(max(iou_after, about["val_iou"]))
+    assert about["val_iou"] == pytest.approx(trainer.best_iou)
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
 
@@ -125,3 +127,13 @@ def test_resumed_training_equals_uninterrupted(data: tuple[Path, Path], tmp_path
 def test_missing_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="convonet rooms"):
         Trainer(TrainConfig(str(tmp_path), str(tmp_path)), SPEC, tmp_path / "run")
+
+
+def test_temperature_is_found_and_calibrates() -> None:
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(200_000, generator=generator) * 3
+    truth = torch.rand(200_000, generator=generator) < torch.sigmoid(honest)
+    bold = honest * 2.5
+    assert fit_temperature(bold, truth) == pytest.approx(2.5, rel=0.03)
+    assert calibration_error(torch.sigmoid(honest), truth) < 0.005
+    assert calibration_error(torch.sigmoid(bold), truth) > 0.05

@@ -67,7 +67,7 @@ class Engine:
         self._dtype = choose_precision(config.precision, self.device)
         self._network = copy.deepcopy(network).eval().to(self.device)
         self._network.unet.fold()
-        self._network.unet.to(self._dtype, memory_format=torch.channels_last_3d)
+        self._network.unet.to(self._dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def infer(self, boxes: Sequence[BoxContent]) -> list[Tensor]:

@@ -68,7 +68,7 @@ class Field:
                 continue
             target = tuple(slice(m, m + 1) if o else slice(0, m) for o in offset)
             source = tuple(slice(0, 1) if o else slice(None) for o in offset)
-            result[target] = self._blocks[self._place(near)][source]  # type: ignore[arg-type]
+            result[target] = self._blocks[self._place(near)][source]
         return result
 
     def highest(self, crops_min: np.ndarray) -> Tensor:

@@ -182,7 +182,7 @@ class Mapper:
         """Probability (N,) float32 (NaN unknown) and class (N,) uint8 at (N, 3) points."""
         points_map = np.asarray(points_map, dtype=np.float64).reshape(-1, 3)
         volume = self.occupancy()
-        ok = np.isfinite(points_map).all(axis=1)
+        ok = np.asarray(np.isfinite(points_map).all(axis=1))
         index = np.floor(
             (np.where(ok[:, None], points_map, 0) - volume.origin_m) / self.lattice.voxel_m
         )

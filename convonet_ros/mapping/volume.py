@@ -83,7 +83,7 @@ class Volume:
         target = np.where(off, target, self.min_crop)
         if (target == self.min_crop).all():
             return []
-        old = {tuple(c) for c in self._crops_of(self.min_crop)}
+        old = self.crops()
         before, self.min_crop = self.min_crop, target
         shift = (target - before) * self.lattice.crop_voxels
         for axis in range(3):
@@ -112,10 +112,10 @@ class Volume:
 
     def crops(self) -> list[CropIndex]:
         """All crops of the window."""
-        return [] if self.min_crop is None else [tuple(c) for c in self._crops_of(self.min_crop)]
-
-    def _crops_of(self, min_crop: np.ndarray) -> list[list[int]]:
-        return (np.indices(tuple(self.window)).reshape(3, -1).T + min_crop).tolist()
+        if self.min_crop is None:
+            return []
+        x, y, z = self.min_crop.tolist()
+        return [(x + i, y + j, z + k) for i, j, k in np.ndindex(*self.window.tolist())]
 
     def _ring(self, axis: int) -> Tensor:
         """Place in the buffer of every local coordinate along an axis."""

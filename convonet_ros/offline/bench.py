@@ -101,13 +101,18 @@ class _Fusion:
 
     def __init__(self, voxel_m: float) -> None:
         self._grid = o3d.t.geometry.VoxelBlockGrid(
-            ("tsdf", "weight"), (o3d.core.float32,) * 2, ((1), (1)), voxel_m, 16, 5000
+            ("tsdf", "weight"),
+            (o3d.core.float32, o3d.core.float32),
+            (o3d.core.SizeVector([1]), o3d.core.SizeVector([1])),
+            voxel_m,
+            block_resolution=16,
+            block_count=5000,
         )
 
     def integrate(self, frame: Frame) -> None:
         k = frame.intrinsics
-        K = o3d.core.Tensor(np.array([[k.fx, 0, k.cx], [0, k.fy, k.cy], [0, 0, 1.0]]))
-        T = o3d.core.Tensor(inverse(frame.T_map_camera))
+        K = o3d.core.Tensor.from_numpy(np.array([[k.fx, 0, k.cx], [0, k.fy, k.cy], [0, 0, 1.0]]))
+        T = o3d.core.Tensor.from_numpy(inverse(frame.T_map_camera))
         image = o3d.t.geometry.Image(np.ascontiguousarray(frame.depth))
         blocks = self._grid.compute_unique_block_coordinates(image, K, T, 1.0, 4.0)
         self._grid.integrate(blocks, image, K, T, 1.0, 4.0)

@@ -21,6 +21,7 @@ from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
 from convonet_ros.model.features import batch_boxes
 from convonet_ros.model.network import CropNetwork, CropSpec
+from convonet_ros.training.calibrate import calibration_error, fit_temperature
 
 _LOG = ("step", "loss", "lr", "val_loss", "val_iou", "minutes")
 
@@ -71,6 +72,12 @@ class Trainer:
         if (folder / "last.pt").exists():
             self._resume(torch.load(folder / "last.pt", weights_only=True))
 
+    @property
+    def averaged_network(self) -> CropNetwork:
+        """The exponential moving average of the weights."""
+        assert isinstance(self.averaged.module, CropNetwork)
+        return self.averaged.module
+
     # ---- data -------------------------------------------------------------------------------
 
     def batches(self, step: int) -> Iterator[list[Sample]]:
@@ -85,21 +92,20 @@ class Trainer:
             order = rng.permutation(len(self.rooms))
             for start in range(0, len(order), _POOL):
                 rooms = order[start : start + _POOL]
-                chosen = np.random.default_rng([self.config.seed, epoch, start])
-                # every room of a pool is read anyway unless the whole pool is skipped
                 pool = [s for r in rooms for s in read_room(self.rooms[r], self.lattice)]
-                picked = chosen.permutation(len(pool))
+                picked = rng.permutation(len(pool))
                 size = self.config.batch
                 for k in range(0, len(pool) - size + 1, size):
                     if skip:
                         skip -= 1
                         continue
-                    yield [symmetric(pool[i], chosen) for i in picked[k : k + size]]
+                    turns = np.random.default_rng([self.config.seed, epoch, start, k])
+                    yield [symmetric(pool[i], turns) for i in picked[k : k + size]]
             epoch += 1
 
     # ---- one step ---------------------------------------------------------------------------
 
-    def loss(self, network: nn.Module, batch: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, network: CropNetwork, batch: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean cross-entropy, and (B Q,) logits and truth."""
         boxes = batch_boxes([s.box for s in batch])
         boxes = type(boxes)(*(getattr(boxes, k).to(self.device) for k in boxes.__slots__))
@@ -146,7 +152,7 @@ class Trainer:
 
         The average of the statistics is not the statistics of the averaged weights.
         """
-        network = self.averaged.module
+        network = self.averaged_network
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
         for norm in norms:
             norm.reset_running_stats()
@@ -157,37 +163,45 @@ class Trainer:
         network.eval()
 
     @torch.inference_mode()
-    def validate(self) -> tuple[float, float]:
-        """Loss and IoU of the averaged network over the validation crops."""
-        network = self.averaged.module.eval()
-        total, both, either = 0.0, 0, 0
+    def validate(self) -> dict[str, float]:
+        """Scores of the averaged network over the validation crops.
+
+        val_loss and val_iou as the network stands, the temperature that calibrates it, and the
+        expected calibration error with that temperature.
+        """
+        network = self.averaged_network.eval()
         size = self.config.batch
-        for k in range(0, len(self.validation), size):
-            batch = self.validation[k : k + size]
-            loss, logits, truth = self.loss(network, batch)
-            total += loss.item() * len(batch)
-            both += int(((logits > 0) & truth).sum())
-            either += int(((logits > 0) | truth).sum())
-        return total / len(self.validation), both / max(1, either)
+        results = [
+            self.loss(network, self.validation[k : k + size])[1:]
+            for k in range(0, len(self.validation), size)
+        ]
+        logits, truth = (torch.cat(parts).cpu() for parts in zip(*results, strict=True))
+        temperature = fit_temperature(logits, truth)
+        occupied = logits > 0
+        return {
+            "val_loss": binary_cross_entropy_with_logits(logits, truth.float()).item(),
+            "val_iou": (occupied & truth).sum().item() / max(1, (occupied | truth).sum().item()),
+            "temperature": temperature,
+            "calibration_error": calibration_error(torch.sigmoid(logits / temperature), truth),
+        }
 
     def _validate(self, loss: float, lr: float) -> None:
         config = self.config
         self.settle_statistics()
-        val_loss, val_iou = self.validate()
+        scores = self.validate()
         log = self.folder / "log.csv"
         new = not log.exists()
         with log.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(_LOG)
-            row = (self.step, loss, lr, val_loss, val_iou, self.seconds / 60)
+            row = (self.step, loss, lr, scores["val_loss"], scores["val_iou"], self.seconds / 60)
             writer.writerow([f"{value:.6g}" for value in row])
-        if val_iou > self.best_iou:
-            self.best_iou = val_iou
+        if scores["val_iou"] > self.best_iou:
+            self.best_iou = scores["val_iou"]
             about = {
                 "step": self.step,
-                "val_iou": val_iou,
-                "val_loss": val_loss,
+                **scores,
                 "minutes": self.seconds / 60,
                 "rooms": len(self.rooms),
                 "train": asdict(config),
@@ -197,7 +211,7 @@ class Trainer:
                     f"--lr {config.lr:g} --seed {config.seed}"
                 ),
             }
-            zoo.save(self.folder / "best.pt", self.averaged.module, about)
+            zoo.save(self.folder / "best.pt", self.averaged_network, about)
         self._save()
         plot_curves(log, self.folder / "curves.png")
 
