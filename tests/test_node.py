@@ -48,7 +48,7 @@ from convonet_ros.model.network import CropNetwork, CropSpec
 from convonet_ros.msg import MeshUpdate, OccupancyVolume
 from convonet_ros.offline.files import read_grid
 from convonet_ros.ros.grid_rules import broken_rules
-from convonet_ros.ros.node import ReconstructNode
+from convonet_ros.ros.node import ReconstructNode, main
 from convonet_ros.sensors import Scan, depth_from_image, points_from_depth
 from convonet_ros.srv import QueryOccupancy
 
@@ -500,38 +500,50 @@ def test_signals_end_a_busy_node_at_once(
     assert process.returncode == 0, output
     assert seconds < 3.0 * slowness(), f"{seconds:.1f} s\n{output}"
     assert "Traceback" not in output
+    assert "exception" not in output, output
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts the signal handlers back that main() takes."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
-    ("parameter", "said"),
+    ("argument", "said"),
     [
         ("model.weights:=/nowhere/crop.pt", "/nowhere/crop.pt: no such file"),
-        ("model.weights:={corrupt}", "not a checkpoint of this network"),
+        ("model.weights:={folder}/corrupt.pt", "not a checkpoint of this network"),
         ("model.device:=toaster", "model.device"),
         ("map.frame:=odom", "did you mean 'map.frame_id'"),
         ("node.cameras:=99", "node.cameras: expected 0 to 16"),
+        ("--params-file {folder}/broken.yaml", "broken.yaml"),
+        ("--params-file {folder}/missing.yaml", "missing.yaml"),
+        ("--no-such-option", "--no-such-option"),
     ],
 )
 def test_what_cannot_start_says_so_in_a_sentence(
-    parameter: str, said: str, tmp_path: Path, big_weights: Path
+    argument: str, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    corrupt = tmp_path / "corrupt.pt"
-    corrupt.write_bytes(big_weights.read_bytes()[:5000])
-    process = start_node(parameter.format(corrupt=corrupt))
+    (tmp_path / "corrupt.pt").write_bytes(zoo.SHIPPED.read_bytes()[:5000])
+    (tmp_path / "broken.yaml").write_text("/**: {ros__parameters: [1, }")
+    words = argument.format(folder=tmp_path).split()
+    if ":=" in argument:
+        words.insert(0, "-p")
+    assert main(["--ros-args", *words]) == 1
+    output = capfd.readouterr()
+    sentences = [line for line in (output.out + output.err).splitlines() if "[rcl]" not in line]
+    assert len(sentences) == 1, sentences
+    assert said in sentences[0]
+
+
+def test_a_node_that_cannot_start_exits_with_one() -> None:
+    process = start_node("model.weights:=/nowhere/crop.pt")
     output, _ = process.communicate(timeout=BOUND_S)
     assert process.returncode == 1
-    assert said in output
-    assert "Traceback" not in output
-    assert len(output.strip().splitlines()) == 1, output
-
-
-def test_a_broken_parameter_file_says_so(tmp_path: Path) -> None:
-    (tmp_path / "broken.yaml").write_text("/**: {ros__parameters: [1, }")
-    process = subprocess.run(
-        [sys.executable, "-m", "convonet_ros.ros.node", "--ros-args", "--params-file",
-         str(tmp_path / "broken.yaml")],
-        capture_output=True, text=True, timeout=BOUND_S, check=False,
-    )  # fmt: skip
-    assert process.returncode == 1
-    assert "broken.yaml" in process.stderr
-    assert "Traceback" not in process.stderr
+    assert output.count("\n") == 1, output
+    assert "/nowhere/crop.pt: no such file" in output

@@ -240,11 +240,11 @@ class ReconstructNode(Node):
     # ---- timers -----------------------------------------------------------------------------
 
     def _on_watch(self) -> None:
-        if self._outputs.watch():
+        if not self._stop.is_set() and self._outputs.watch():
             self._wake.set()
 
     def _on_status(self) -> None:
-        if not self._status.get_subscription_count():
+        if self._stop.is_set() or not self._status.get_subscription_count():
             return
         received, integrated, drops, last_error = self._tally.snapshot()
         stage_ms = self._last.stage_ms if self._last else {}
@@ -290,8 +290,8 @@ def main(args: list[str] | None = None) -> int:
         while not stop.is_set() and not node.worker.done():
             executor.spin_once(timeout_sec=0.2)
     finally:
-        node.stop()
-        executor.shutdown(timeout_sec=1.0)
+        # No executor.shutdown(): it does not wait for callbacks that run, and pulls away from them
+        # what they use. They end by themselves in no time.
         node.close()
         rclpy.shutdown()
     return 0

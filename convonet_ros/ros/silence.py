@@ -15,7 +15,7 @@ _REPEAT_S = 30.0
 
 
 class SilenceWatch:
-    """Warns of camera topics without messages, and of all topics when none has any."""
+    """Warns of inputs without messages: of every camera, and of point clouds without a camera."""
 
     def __init__(self, node: Node, inputs: Inputs, tally: Tally) -> None:
         self._node = node
@@ -27,10 +27,13 @@ class SilenceWatch:
         """Write one sentence for every topic that fell silent; now and then again."""
         now = time.monotonic()
         ages = {topic: now - at for topic, at in self._inputs.last_arrival_s.items()}
-        all_silent = all(age >= SILENT_S for age in ages.values())
         for topic, age in ages.items():
-            optional = self._inputs.types[topic] == "sensor_msgs/msg/PointCloud2"
-            if age < SILENT_S or (optional and not all_silent):
+            kind = self._inputs.types[topic]
+            # Where the images are missing too, nobody misses what goes with them.
+            image = topic.removesuffix("camera_info") + "image"
+            follows = kind == "sensor_msgs/msg/CameraInfo" and ages[image] >= SILENT_S
+            optional = kind == "sensor_msgs/msg/PointCloud2" and len(ages) > 1
+            if age < SILENT_S or follows or optional:
                 self._said_s.pop(topic, None)
             elif now - self._said_s.get(topic, -_REPEAT_S) >= _REPEAT_S:
                 self._said_s[topic] = now
@@ -52,9 +55,10 @@ class SilenceWatch:
                     return f"its publisher's QoS does not fit ours: {reason}"
         if publishers:
             return "it has a publisher, but nothing arrives"
+        own = f"{self._node.get_fully_qualified_name()}/"
         others = [
             name
             for name, kinds in self._node.get_topic_names_and_types()
-            if kind in kinds and self._node.count_publishers(name)
+            if kind in kinds and not name.startswith(own) and self._node.count_publishers(name)
         ]
         return f"topics of type {kind} with a publisher: {', '.join(sorted(others)) or 'none'}"
