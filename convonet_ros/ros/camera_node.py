@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from convonet_ros.datasets.drives import drive_camera, drive_frames
 from convonet_ros.datasets.recordings import Frame
 from convonet_ros.datasets.rooms import make_room
-from convonet_ros.ros.depth_source import DepthSource, run
+from convonet_ros.ros.depth_source import DepthSource, parameter, run
 
 
 class CameraNode(DepthSource):
     """Parameters beside the source's: seed (of the room), frames (of the whole drive), width."""
 
-    def __init__(self, parameters: dict[str, Any] | None = None) -> None:
-        super().__init__("camera_node", parameters)
-        self._room = make_room(self.parameter("seed", 3, low=0, high=2**31 - 1))
-        self._count = self.parameter("frames", 60, low=1, high=1_000_000)
-        self._camera = drive_camera(self.parameter("width", 320, low=16, high=4096))
+    def __init__(self) -> None:
+        super().__init__("camera_node")
+        self._room = make_room(parameter(self, "seed", 3, low=0, high=2**31 - 1))
+        self._count = parameter(self, "frames", 60, low=1, high=1_000_000)
+        self._camera = drive_camera(parameter(self, "width", 320, low=16, high=4096))
 
     def frames(self) -> Iterator[Frame]:
         return drive_frames(self._room, self._count, self._camera)

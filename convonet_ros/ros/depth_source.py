@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -14,7 +15,9 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -34,6 +37,21 @@ _T_BASE_CAMERA = np.array(
 )
 
 
+def parameter(
+    node: Node, name: str, default: Any, low: float | None = None, high: float | None = None
+) -> Any:
+    """Declare a parameter and return its value; ValueError for a type or value that is off."""
+    descriptor = ParameterDescriptor(dynamic_typing=True)  # else 2 would be no rate, only 2.0
+    value = node.declare_parameter(name, default, descriptor).value
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise ValueError(f"{name}: expected a {type(default).__name__}, got {value!r}")
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+    return value
+
+
 class DepthSource(Node):
     """Publishes depth frames like a camera's driver, and TF like the robot that carries it.
 
@@ -44,11 +62,10 @@ class DepthSource(Node):
 
     whole_millimetres = True
 
-    def __init__(self, name: str, parameters: dict[str, Any] | None = None) -> None:
-        overrides = [rclpy.Parameter(key, value=value) for key, value in (parameters or {}).items()]
-        super().__init__(name, parameter_overrides=overrides)
-        self._frame_id = self.parameter("frame_id", "odom")
-        self._period_s = 1 / self.parameter("rate_hz", 2.0, low=0.01, high=1000.0)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._frame_id = parameter(self, "frame_id", "odom")
+        self._period_s = 1 / parameter(self, "rate_hz", 2.0, low=0.01, high=1000.0)
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(
             depth=1,
@@ -60,18 +77,6 @@ class DepthSource(Node):
         self._tf = self.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
         self._tf_static = self.create_publisher(TFMessage, "/tf_static", latched)
         self._send_transform(self._tf_static, BASE_FRAME, CAMERA_FRAME, 0, _T_BASE_CAMERA)
-
-    def parameter(
-        self, name: str, default: Any, low: float | None = None, high: float | None = None
-    ) -> Any:
-        """Declare a parameter and return its value; ValueError for a type or value that is off."""
-        try:
-            value = self.declare_parameter(name, default).value
-        except rclpy.exceptions.InvalidParameterTypeException as error:
-            raise ValueError(f"{name}: expected a {type(default).__name__} ({error})") from error
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-        return value
 
     def frames(self) -> Iterator[Frame]:
         """The frames in their order."""
@@ -122,11 +127,14 @@ class DepthSource(Node):
     def _wait_for_listeners(self, stop: threading.Event) -> None:
         until = time.monotonic() + _WAIT_S
         publishers = (self._image, self._info, self._tf, self._tf_static)
-        while not all(publisher.get_subscription_count() for publisher in publishers):
+        while (
+            not all(publisher.get_subscription_count() for publisher in publishers)
+            or self.get_clock().now().nanoseconds == 0  # simulated, and nobody has told it yet
+        ):
             if time.monotonic() > until:
                 self.get_logger().warning(
-                    f"nobody listens to {self._image.topic_name} and to TF after {_WAIT_S:.0f} s; "
-                    "sending all the same"
+                    f"nobody listens to {self._image.topic_name} and to TF after {_WAIT_S:.0f} s "
+                    "(or a simulated clock stands still); sending all the same"
                 )
                 return
             if stop.wait(0.05):
@@ -161,16 +169,27 @@ def run(make: Callable[[], DepthSource], args: list[str] | None) -> int:
     except RuntimeError as error:  # a broken parameter file, an unknown ROS argument
         sys.stderr.write(f"{error}\n")
         return 1
+    executor = SingleThreadedExecutor()
+    spinning = threading.Thread(target=_spin, args=(executor,))
     node = None
     try:
         node = make()
+        executor.add_node(node)  # for its parameters and a simulated clock
+        spinning.start()
         sent = node.play(stop)
         node.get_logger().info(f"{sent} frames sent")
     except ValueError as error:
         rclpy.logging.get_logger("depth_source").fatal(str(error))
         return 1
     finally:
+        executor.shutdown()
         if node is not None:
+            spinning.join()
             node.destroy_node()
         rclpy.shutdown()
     return 0
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    with contextlib.suppress(ExternalShutdownException):
+        executor.spin()

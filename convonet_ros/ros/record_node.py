@@ -26,7 +26,7 @@ from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D
 from convonet_ros.msg import MapStatus
 from convonet_ros.offline.files import merged, write_bytes, write_grid, write_mesh
-from convonet_ros.ros.depth_source import BASE_FRAME
+from convonet_ros.ros.depth_source import BASE_FRAME, parameter
 from convonet_ros.ros.grid_rules import broken_rules
 from convonet_ros.ros.markers import MarkerScene, read_marker_array
 
@@ -46,12 +46,11 @@ class RecordNode(Node):
     and .yaml from the received grid, report.json.
     """
 
-    def __init__(self, parameters: dict[str, Any] | None = None) -> None:
-        overrides = [rclpy.Parameter(key, value=value) for key, value in (parameters or {}).items()]
-        super().__init__("record_node", parameter_overrides=overrides)
-        self._out = Path(self.declare_parameter("out", "recorded").value)
-        seed = self.declare_parameter("seed", -1).value
-        self._frames = self.declare_parameter("frames", 60).value
+    def __init__(self) -> None:
+        super().__init__("record_node")
+        self._out = Path(parameter(self, "out", "recorded"))
+        seed = parameter(self, "seed", -1, low=-1)
+        self._frames = parameter(self, "frames", 60, low=1)
         self._room: Room | None = make_room(seed) if seed >= 0 else None
         self._scene = MarkerScene()
         self._grid: Any = None

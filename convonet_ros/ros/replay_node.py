@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from convonet_ros.datasets.recordings import Frame, open_recording
-from convonet_ros.ros.depth_source import DepthSource, run
+from convonet_ros.ros.depth_source import DepthSource, parameter, run
 
 
 class ReplayNode(DepthSource):
     """Parameters beside the source's: folder, frames (a Python slice), loop (again and again)."""
 
-    def __init__(self, parameters: dict[str, Any] | None = None) -> None:
-        super().__init__("replay_node", parameters)
-        folder = self.parameter("folder", "")
+    def __init__(self) -> None:
+        super().__init__("replay_node")
+        folder = parameter(self, "folder", "")
         if not folder:
             raise ValueError("folder: expected the folder of a recording, got none")
-        self._recording = open_recording(folder, self.parameter("frames", "::"))
-        self._loop = self.parameter("loop", False)
+        self._recording = open_recording(folder, parameter(self, "frames", "::"))
+        self._loop = parameter(self, "loop", False)
         self.whole_millimetres = self._recording.units_per_m == 1000
 
     def frames(self) -> Iterator[Frame]:
