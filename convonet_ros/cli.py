@@ -1,4 +1,4 @@
-"""The command line: `convonet map | rooms | train | config`.
+"""The command line: `convonet map | rooms | train | bench | config`.
 
 Libraries are imported inside the commands, so that `convonet --help` answers at once.
 """
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch", type=_positive, help="crops in a step (default: 8)")
     command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")
     command.add_argument("--seed", type=_natural, help="of the weights and the order (default: 0)")
+
+    command = _command(commands, "bench", _bench, "measure what the map costs on this machine")
+    command.add_argument("--frames", type=_positive, default=40, help="to time (default: 40)")
+    command.add_argument(
+        "--metres", type=_positive, default=60, help="to drive for the memory (default: 60)"
+    )
+    _configurable(command)
 
     command = _command(commands, "config", _config, "print the configuration as YAML")
     _configurable(command)
@@ -178,6 +185,18 @@ def _train(parsed: argparse.Namespace) -> None:
     trainer = Trainer(config, CropSpec(), parsed.out)
     best = trainer.run()
     print(f"validation IoU {trainer.best_iou:.4f}: {best}")
+
+
+def _bench(parsed: argparse.Namespace) -> None:
+    config = _configuration(parsed)
+    from convonet_ros.offline.bench import memory_of_drive, stage_times, table
+
+    times = stage_times(config, parsed.frames)
+    fusion = times["TSDF: integrate a scan"]
+    rows = [(stage, [f"{ms:.1f}", f"{ms / fusion:.1f}"]) for stage, ms in times.items()]
+    print(table(("stage", "median ms", "in TSDF scans"), rows), end="\n\n")
+    rows = [(f"{d:.0f}", [f"{mb:.0f}"]) for d, mb in memory_of_drive(config, parsed.metres)]
+    print(table(("driven m", "resident MB"), rows))
 
 
 def _config(parsed: argparse.Namespace) -> None:

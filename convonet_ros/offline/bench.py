@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def stage_times(config: Config, frames: int, width: int = 320) -> dict[str, floa
 
 
 def memory_of_drive(config: Config, metres: float, frames_per_room: int = 12) -> list[list[float]]:
-    """[distance in m, peak resident memory in MB] along a drive from room to room."""
+    """[distance in m, resident memory in MB] along a drive from room to room."""
     mapper = Mapper(config)
     rows = []
     for k in range(math.ceil(metres / _ROOM_PITCH_M) + 1):
@@ -84,11 +84,10 @@ def resident_mb() -> float:
     return next(int(r.split()[1]) for r in status.splitlines() if r.startswith("VmRSS")) / 1024
 
 
-def table(rows: dict[str, float], unit: str) -> Iterator[str]:
-    """Lines of a markdown table."""
-    yield f"| stage | {unit} |"
-    yield "|---|---|"
-    yield from (f"| {name} | {value:.1f} |" for name, value in rows.items())
+def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A markdown table; each row is its name and its figures."""
+    lines = [head, ["---"] * len(head), *([name, *figures] for name, figures in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _scan_of(frame: Frame, config: Config) -> Scan:
