@@ -172,10 +172,19 @@ def load(*paths: str | Path) -> Config:
         except (OSError, yaml.YAMLError) as error:
             raise ValueError(f"parameter file {path}: cannot be read: {error}") from error
         values: dict[str, Any] = {}
-        for node in (tree or {}).values():
-            _flatten(node.get("ros__parameters", {}) if isinstance(node, dict) else {}, "", values)
+        for node in tree.values() if isinstance(tree, dict) else [tree] if tree else []:
+            parameters = node.get("ros__parameters") if isinstance(node, dict) else None
+            if not isinstance(parameters, dict):
+                raise ValueError(
+                    f"parameter file {path}: expected '/**: {{ros__parameters: ...}}' as "
+                    "'convonet config' prints it"
+                )
+            _flatten(parameters, "", values)
         values.pop("use_sim_time", None)  # rclpy's own parameter, legal in every file
-        config = with_values(config, values)
+        try:
+            config = with_values(config, values)
+        except ValueError as error:
+            raise ValueError(f"parameter file {path}: {error}") from error
     return config
 
 
