@@ -22,6 +22,12 @@ _SIZE = (1000, 800)  # pixels of one view
 _ROOM_RGB = (186, 200, 214)
 _PATH_RGB = (40, 90, 160)
 _AZIMUTH, _ELEVATION = np.radians(-120.0), np.radians(52.0)  # of the camera seen from the middle
+_VIEW_ANGLE, _AIR = 27.0, 1.08  # degrees; share of the view's size
+_LIGHTS = (
+    (-0.5, 0.8, 1.05),
+    (1.1, 0.3, 0.6),
+    (2.6, 0.4, 0.3),
+)  # turn from the camera, height, strength
 
 
 def picture_of_mesh(
@@ -89,22 +95,31 @@ def _draw(
 
 
 def _light_and_look(plotter: Any, surface: pv.PolyData) -> None:
-    """Point the camera at a surface from above, and light it from three sides."""
-    low, high = np.percentile(surface.points, [1, 99], axis=0)
-    middle, radius = (low + high) / 2, float(np.linalg.norm(high - low)) / 2
+    """Point the camera at a surface from above so that it fills the view, and light it."""
 
     def towards(azimuth: float, elevation: float) -> np.ndarray:
         flat = np.cos(elevation)
         return np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
 
-    plotter.camera.position = middle + 3.6 * radius * towards(_AZIMUTH, _ELEVATION)
+    back = towards(_AZIMUTH, _ELEVATION)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(back, right), back])  # of the camera: right, up, back
+    seen = np.asarray(surface.points, dtype=np.float64) @ axes.T
+    low, high = np.percentile(seen, [0.1, 99.9], axis=0)
+    seen -= (low + high) / 2
+    limits = np.tan(np.radians(_VIEW_ANGLE / 2)) * np.array([_SIZE[0] / _SIZE[1], 1.0])
+    distance = np.percentile(np.abs(seen[:, :2]) / limits + seen[:, 2:], 99.9) * _AIR
+
+    middle = (low + high) / 2 @ axes
+    plotter.camera.position = middle + distance * back
     plotter.camera.focal_point = middle
     plotter.camera.up = (0.0, 0.0, 1.0)
-    plotter.camera.view_angle = 27.0
+    plotter.camera.view_angle = _VIEW_ANGLE
     plotter.renderer.reset_camera_clipping_range()
-    for turn, elevation, strength in ((-0.5, 0.8, 0.55), (1.1, 0.3, 0.3), (2.6, 0.4, 0.15)):
+    for turn, elevation, strength in _LIGHTS:
         light = pv.Light(light_type="scene light", intensity=strength)
-        light.position = middle + 10 * radius * towards(_AZIMUTH + turn, elevation)
+        light.position = middle + distance * towards(_AZIMUTH + turn, elevation)
         light.focal_point = middle
         light.positional = False
-        plotter.add_light(light)
+        plotter.renderer.add_light(light)  # the plotter would light all views
