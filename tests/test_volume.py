@@ -109,3 +109,10 @@ def test_points_beyond_the_range_carve_but_make_no_obstacle() -> None:
     volume.integrate(np.array([[5.0, 0.01, 0.01]], np.float32), np.eye(4))
     assert not (volume.evidence > 0).any()
     assert 7 <= int((volume.evidence < 0).sum()) <= 9
+
+
+def test_points_in_the_sensor_and_absurdly_far_ones_do_no_harm() -> None:
+    volume = make_volume()
+    volume.integrate(np.array([[0, 0, 0], [3e38, 0, 0], [0.3, 0, 0]], np.float32), np.eye(4))
+    assert (volume.evidence > 0).sum() == 1
+    assert len(volume.integrate(np.empty((0, 3), np.float32), np.eye(4))) == 0

@@ -121,10 +121,11 @@ class Volume:
         """Place in the buffer of every local coordinate along an axis."""
         return (self._axis[axis] + int(self.origin_voxel[axis])) % int(self.shape[axis])
 
-    def _flat(self, local: Tensor) -> Tensor:
-        """(N, 3) local voxels to (N,) places in the buffer."""
-        x, y, z = (self._ring(axis)[local[:, axis]] for axis in range(3))
-        return (x * int(self.shape[1]) + y) * int(self.shape[2]) + z
+    def _places(self, local: Tensor) -> Tensor:
+        """(N,) local voxels, counted (x Y + y) Z + z, to (N,) places in the buffer."""
+        ny, nz = int(self.shape[1]), int(self.shape[2])
+        x, y, z = local // (ny * nz), local // nz % ny, local % nz
+        return (self._ring(0)[x] * ny + self._ring(1)[y]) * nz + self._ring(2)[z]
 
     # ---- measuring --------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Volume:
         ).to(self.device)
         rays = torch.from_numpy(points).to(self.device)  # N 3
         distance = rays.norm(dim=1)  # N, metres
-        keep = distance >= self._scan.min_range_m
+        keep = distance >= max(self._scan.min_range_m, 1e-3)  # a ray has a direction
         rays, distance = rays[keep] @ R.T, distance[keep]
         measured = distance <= self._scan.max_range_m
         directions = -rays / distance[:, None]
@@ -223,9 +224,7 @@ class Volume:
         mean = sums / count[:, None]
 
         local_k, slot = key // sub**3, key % sub**3
-        place = self._flat(
-            torch.stack([local_k // (ny * nz), local_k // nz % ny, local_k % nz], dim=1)
-        )
+        place = self._places(local_k)
         old = self._means[place, slot]  # K 7
         n_old = old[:, 6:].float()
         limit = self._map.max_points_per_cell
@@ -243,9 +242,7 @@ class Volume:
 
         hit_local = local_k.unique()
         crossed[hit_local] = False
-        hit_place = self._flat(
-            torch.stack([hit_local // (ny * nz), hit_local // nz % ny, hit_local % nz], dim=1)
-        )
+        hit_place = self._places(hit_local)
         before = self.evidence[hit_place]
         after = (before.clamp(min=0).int() + self._map.hit_weight).clamp(max=self._map.max_evidence)
         self.evidence[hit_place] = after.to(torch.int8)
@@ -253,9 +250,8 @@ class Volume:
 
     def _carve(self, crossed: Tensor, changed: Tensor) -> None:
         """Lower the evidence of crossed voxels; those that become free forget their points."""
-        ny, nz = int(self.shape[1]), int(self.shape[2])
         local = crossed.nonzero()[:, 0]
-        place = self._flat(torch.stack([local // (ny * nz), local // nz % ny, local % nz], dim=1))
+        place = self._places(local)
         before = self.evidence[place]
         after = before - 1
         after[after == 0] = -1  # 0 means unknown; a voxel seen through is free
