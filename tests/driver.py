@@ -105,6 +105,25 @@ def transform(stamp_ns: int, parent: str, child: str, T: np.ndarray) -> TFMessag
     return TFMessage(transforms=[stamped])
 
 
+class Spinning:
+    """A thread that spins a node, and ends without pulling anything away from its callbacks."""
+
+    def __init__(self, node: Any, executor: Any) -> None:
+        self._stop = threading.Event()
+        self._executor = executor
+        self._executor.add_node(node)
+        self.thread = threading.Thread(target=self._spin, daemon=True)
+        self.thread.start()
+
+    def _spin(self) -> None:
+        while not self._stop.is_set():
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.thread.join(BOUND_S)
+
+
 class Driver:
     """A node in a context (a DDS participant) of its own, with a thread that spins it."""
 
@@ -118,14 +137,10 @@ class Driver:
         self.tf = self.node.create_publisher(TFMessage, "/tf", 100)
         self.statuses: list[MapStatus] = []
         self.listen("/convonet/status", MapStatus, into=self.statuses)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        self._spinning = Spinning(self.node, SingleThreadedExecutor(context=self.context))
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join(5.0)
+        self._spinning.stop()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,13 @@ pytest.importorskip("rclpy")
 import rclpy
 import trimesh
 from driver import (
+    BEST_EFFORT,
     BOUND_S,
     INTRINSICS,
     LATCHED,
     WALL_M,
     Driver,
+    Spinning,
     camera_info,
     cloud,
     depth_image,
@@ -36,7 +37,8 @@ from geometry_msgs.msg import Point
 from nav_msgs.msg import OccupancyGrid
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import PointCloud2
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import Image, PointCloud2
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -80,19 +82,16 @@ def node(driver: Driver, settings: dict[str, Any]) -> Iterator[ReconstructNode]:
     rclpy.init()
     parameters = [Parameter(name, value=value) for name, value in settings.items()]
     node = ReconstructNode(tiny_network(), parameters)
-    executor = MultiThreadedExecutor(2)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    driver.wait_for_node()
-    yield node
-    assert thread.is_alive(), "an exception left a callback"
-    assert not node.worker.done(), "the worker died"
-    node.stop()
-    executor.shutdown()
-    thread.join(5.0)
-    node.close()
-    rclpy.shutdown()
+    spinning = Spinning(node, MultiThreadedExecutor(2))
+    try:
+        driver.wait_for_node()
+        yield node
+        assert spinning.thread.is_alive(), "an exception left a callback"
+        assert not node.worker.done(), "the worker died"
+    finally:
+        spinning.stop()
+        node.close()
+        rclpy.shutdown()
 
 
 class Viewer:
@@ -259,6 +258,64 @@ def test_a_scan_waits_for_its_transform_and_its_intrinsics(
     np.testing.assert_array_equal(
         np.array(volumes[-1].classes).reshape(truth.classes.shape), truth.classes
     )
+
+
+def test_nothing_is_built_for_who_does_not_listen(driver: Driver, node: ReconstructNode) -> None:
+    built: list[str] = []
+
+    def counting(name: str, build: Any) -> Any:
+        return lambda value: built.append(name) or build(value)
+
+    for topic in (*node._outputs._mesh_topics, *node._outputs._grid_topics):
+        topic.build = counting(topic.publisher.topic.split("/")[-1], topic.build)
+    driver.see(START_NS)
+    driver.settled(1)
+    assert built == []
+    grids = driver.listen("/convonet/occupancy_grid", OccupancyGrid, LATCHED)
+    driver.wait(lambda: grids, "the grid")
+    driver.see(START_NS + SECOND, 20)
+    driver.settled(2)
+    driver.wait(lambda: len(grids) > 1, "the next grid")
+    assert set(built) == {"occupancy_grid"}
+
+
+def test_a_silent_topic_is_named_with_what_there_is_instead(
+    driver: Driver, node: ReconstructNode
+) -> None:
+    other = driver.node.create_publisher(Image, "/other/depth", 10)
+    driver.wait(lambda: node.count_publishers(other.topic_name), "the other topic")
+    for topic in node._inputs.last_arrival_s:
+        node._inputs.last_arrival_s[topic] -= 100.0
+    status = driver.status(lambda s: "no messages" in s.last_error, "the complaint")
+    assert "no messages on /camera_0/depth/image for 10" in status.last_error
+    assert "but nothing arrives" in status.last_error
+    driver.node.destroy_publisher(driver.images)
+    driver.wait(lambda: not node.count_publishers("/camera_0/depth/image"), "its end")
+    node._silence._said_s.clear()
+    node._tally._written.clear()
+    status = driver.status(lambda s: "/other/depth" in s.last_error, "the complaint")
+    assert "/convonet/" not in status.last_error  # not what the node itself publishes
+
+
+def test_a_publisher_that_does_not_match_is_named(driver: Driver, settings: dict[str, Any]) -> None:
+    topic = "/camera_0/depth/image"
+    settings[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
+    driver.node.destroy_publisher(driver.images)
+    driver.node.create_publisher(Image, topic, BEST_EFFORT)
+    rclpy.init()
+    node = ReconstructNode(tiny_network(), [Parameter(n, value=v) for n, v in settings.items()])
+    try:
+        driver.wait(lambda: node.count_publishers(topic) == 1, "the publisher")
+        node._inputs.last_arrival_s[topic] -= 100.0
+        node._silence.check()
+        assert f"{topic} for 10" in node._tally.last_error
+        assert "QoS does not fit" in node._tally.last_error
+        # and what was said of one topic holds for no other
+        (other,) = node.get_subscriptions_info_by_topic("/pointcloud")
+        assert other.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    finally:
+        node.close()
+        rclpy.shutdown()
 
 
 # ---- services -----------------------------------------------------------------------------------

@@ -24,10 +24,15 @@ from convonet_ros.sensors import (
     points_from_depth,
 )
 
-# Best effort takes what reliable publishers and best-effort ones send.
-_SENSOR_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT
-)
+
+def sensor_qos() -> QoSProfile:
+    """Best effort takes what reliable publishers and best-effort ones send.
+
+    Always a new object: rclpy writes a topic's overrides into the one it is given.
+    """
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT
+    )
 
 
 class Inputs:
@@ -72,7 +77,7 @@ class Inputs:
             kind,
             name,
             partial(callback, topic),
-            _SENSOR_QOS,
+            sensor_qos(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
@@ -130,7 +135,9 @@ class Inputs:
             if not self.queue.remove(measurement):
                 continue
             try:
-                scan = Scan(self._points(measurement), T_map_sensor, measurement.stamp_ns)
+                with np.errstate(over="ignore", invalid="ignore"):  # Scan refuses what comes of it
+                    points = self._points(measurement)
+                scan = Scan(points, T_map_sensor, measurement.stamp_ns)
             except ValueError as error:
                 kind = "bad_cloud" if measurement.camera is None else "bad_image"
                 self._tally.drop(kind, f"{measurement.topic}: {error}")

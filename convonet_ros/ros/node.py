@@ -87,7 +87,8 @@ class ReconstructNode(Node):
             self.create_service(kind, f"~/{name}", callback, callback_group=services)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also while a simulated clock stands
         self.create_timer(0.1, self._on_watch, clock=steady)
-        self.create_timer(1.0, SilenceWatch(self, self._inputs, self._tally).check, clock=steady)
+        self._silence = SilenceWatch(self, self._inputs, self._tally)
+        self.create_timer(1.0, self._silence.check, clock=steady)
         self._status = self.create_publisher(MapStatus, "~/status", 10)
         if self.config.node.status_rate_hz > 0:
             period = 1 / self.config.node.status_rate_hz

@@ -24,13 +24,19 @@ from convonet_ros.msg import MeshUpdate
 from convonet_ros.msg import OccupancyVolume as VolumeMessage
 from convonet_ros.ros import messages
 
-_RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# Nav2's and RViz's map subscriptions match nothing less.
-_LATCHED = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
+
+# Always new objects: rclpy writes a topic's overrides into the one it is given.
+def reliable() -> QoSProfile:
+    return QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def latched() -> QoSProfile:
+    """Nav2's and RViz's map subscriptions match nothing less."""
+    return QoSProfile(
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
 
 
 class Pending:
@@ -123,7 +129,7 @@ class Outputs:
                 ("mesh", MarkerArray, lambda u: messages.marker_array(u, frame)),
                 ("mesh_update", MeshUpdate, lambda u: messages.mesh_update(u, frame, crop_m)),
             )
-            self._mesh_topics = [_Topic(node, *kind, _RELIABLE) for kind in kinds]
+            self._mesh_topics = [_Topic(node, *kind, reliable()) for kind in kinds]
         if config.node.grid_rate_hz > 0:
             self._grid_period_s = 1 / config.node.grid_rate_hz
             kinds = (
@@ -132,7 +138,7 @@ class Outputs:
                 ("occupancy_cloud", PointCloud2, lambda v: messages.occupancy_cloud(v, frame)),
                 ("occupancy_volume", VolumeMessage, lambda v: messages.occupancy_volume(v, frame)),
             )
-            self._grid_topics = [_Topic(node, *kind, _LATCHED) for kind in kinds]
+            self._grid_topics = [_Topic(node, *kind, latched()) for kind in kinds]
 
     def watch(self) -> bool:
         """Look who joined; True when somebody waits for what was published before."""

@@ -12,6 +12,7 @@ from typing import Any
 from convonet_ros.sensors import Intrinsics
 
 _REPEAT_S = 5.0  # the same complaint is not written more often
+_LONGEST = 400  # characters of a complaint, which may quote what arrived
 
 
 class Tally:
@@ -49,16 +50,20 @@ class Tally:
         """Write a sentence unless its reason was written just now."""
         now = time.monotonic()
         with self._lock:
-            self.last_error = error or sentence
+            self.last_error = _one_line(error or sentence)
             if now - self._written.get(reason, -_REPEAT_S) < _REPEAT_S:
                 return
             self._written[reason] = now
-        self._warn(sentence)
+        self._warn(_one_line(sentence))
 
     def snapshot(self) -> tuple[int, int, dict[str, int], str]:
         """received, integrated, drops by reason, last error: all of one moment."""
         with self._lock:
             return self.received, self.integrated, dict(sorted(self.drops.items())), self.last_error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST]
 
 
 @dataclass(slots=True)
