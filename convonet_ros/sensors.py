@@ -13,6 +13,7 @@ import numpy as np
 
 from convonet_ros.geometry import canonical_pose
 
+_MAX_DISTANCE_M = 10_000.0
 _CLOUD_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 _DEPTH_TYPES = {
     "16UC1": ("u2", 1e-3),
@@ -41,6 +42,11 @@ class Scan:
             raise ValueError(f"points: expected shape (N, 3), got {points.shape}")
         if not np.isfinite(points).all():
             raise ValueError("points: expected finite numbers, got NaN or infinity; remove them")
+        if not np.abs(np.asarray(self.T_map_sensor)[:3, 3]).max(initial=0) <= _MAX_DISTANCE_M:
+            raise ValueError(
+                f"T_map_sensor: expected a place within {_MAX_DISTANCE_M:.0f} m of the map's "
+                "origin, where float32 still resolves millimetres; move the map's frame"
+            )
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "T_map_sensor", canonical_pose(self.T_map_sensor, "T_map_sensor"))
 

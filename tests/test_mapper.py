@@ -151,6 +151,51 @@ def test_a_removed_box_disappears_from_mesh_and_grids() -> None:
     assert vertices_near() == 0
 
 
+def test_someone_who_walks_in_is_occupied_at_once() -> None:
+    """One scan is enough, though the cells were free a moment ago and may be again."""
+    room, scans = drive_scans(seed=7, count=8)
+    pose = scans[0].T_map_sensor
+    mapper = Mapper(SMALL)
+    for scan in scans_of_room(room, [pose] * 7):
+        mapper.integrate(scan)
+    mapper.update(math.inf)
+    forward = pose[:3, 2] * [1, 1, 0] / np.linalg.norm(pose[:2, 2])
+    half = np.array([0.2, 0.2, 0.5])
+    for step, distance in enumerate((1.9, 1.7, 1.5, 1.3, 1.1)):
+        centre = pose[:3, 3] + distance * forward
+        world = room.with_box(centre, half, "someone")
+        (scan,) = scans_of_room(world, [pose], first_stamp_ns=(step + 10) * 10**9)
+        mapper.integrate(scan)
+        for budget_s in (0.0, math.inf):  # before and after the network had its say
+            grid = mapper.occupancy().project(0.1, 1.5)
+            points = transform(scan.T_map_sensor, scan.points.astype(float))
+            on_it = (np.abs(points - centre) < half - 0.03 * np.array([0, 0, 1])).all(axis=1)
+            column = np.floor((points[on_it, :2] - grid.origin_m) / grid.resolution_m).astype(int)
+            assert len(column) > 50
+            assert (grid.ternary[column[:, 1], column[:, 0]] == 100).mean() > 0.95
+            mapper.update(budget_s)
+
+
+def test_crops_that_enter_with_points_in_them_are_inferred() -> None:
+    """A wall in the halo only becomes a surface when its crop enters, without another look."""
+    mapper = Mapper(SMALL)
+    edge = mapper.lattice.crop_m * 3  # the window of 5 crops around crop 0 ends here
+    y, z = (
+        a.ravel() for a in np.meshgrid(np.linspace(-0.8, 0.8, 100), np.linspace(-0.8, 0.8, 100))
+    )
+    wall = np.stack([np.full_like(y, edge + 0.2), y, z], axis=1)
+    T = np.eye(4)
+    T[:3, 3] = [1.2, 0.0, 0.0]
+    mapper.integrate(Scan(wall - T[:3, 3], T, 1))
+    assert max(c[0] for c in mapper.volume.crops()) * mapper.lattice.crop_m < edge
+    mapper.update(math.inf)
+    T[0, 3] = 2.4
+    mapper.integrate(Scan(np.array([[0.5, 0.0, 0.0]]), T, 2))
+    entered = [c for c in mapper.update(math.inf).inferred if c[0] == 3]
+    assert entered
+    assert not np.isnan(mapper.query(wall[::500])[0]).any()
+
+
 def test_sphere_is_watertight_with_the_right_volume() -> None:
     centre, radius = np.array([0.13, -0.07, 1.62]), 0.5  # across the borders of eight crops
     mapper = Mapper(with_values(SMALL, {"map.window_z_crops": 3}))

@@ -81,7 +81,13 @@ class Mapper:
         """Take up one scan: follow the sensor, insert points, carve free space, mark crops."""
         started = time.perf_counter()
         self._position = scan.T_map_sensor[:3, 3]
+        before = self.volume.crops()
         left = self.volume.follow(self._position)
+        if left:
+            # What entered may hold points already, from when it was halo.
+            entered = set(self.volume.crops()).difference(before)
+            filled = [crop for crop in sorted(entered) if self.volume.has_points(crop)]
+            self.scheduler.add(filled, scan.stamp_ns)
         for crop in left:
             self.field.forget(crop)
         self.scheduler.drop(left)
@@ -90,7 +96,7 @@ class Mapper:
         self._meshed.difference_update(left)
         changed = self.volume.integrate(scan.points, scan.T_map_sensor)
         self.scheduler.mark(self.volume, changed, scan.stamp_ns)
-        self._stamp_ns = scan.stamp_ns
+        self._stamp_ns = max(self._stamp_ns, scan.stamp_ns)
         self._integrate_ms += (time.perf_counter() - started) * 1e3
 
     def reset(self) -> None:
@@ -101,6 +107,7 @@ class Mapper:
         self._dirty_meshes.clear()
         self._meshed.clear()
         self._left.clear()
+        self._stamp_ns = 0
         self._cleared = True
 
     # ---- out --------------------------------------------------------------------------------

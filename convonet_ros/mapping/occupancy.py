@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 UNKNOWN, OBSERVED_FREE, OBSERVED_OCCUPIED, PREDICTED_FREE, PREDICTED_OCCUPIED = range(5)
 
 # An observed cell is never surer than this, nor the prediction in it taken for surer: sensors err.
 _P_OBSERVED_FREE = 0.02
+# So many hit cells among a cell and its 26 neighbours make a surface and no stray pixel.
+_SUPPORT = 4
 # A hit cell before its crop was inferred.
 _P_HIT = 0.7
 
@@ -66,18 +69,21 @@ class OccupancyVolume:
 def classify(
     evidence: Tensor, logits: Tensor, threshold: float, confirmed: int
 ) -> tuple[Tensor, Tensor]:
-    """Probability (NaN unknown) and class of cells from evidence and predicted logits, same shape.
+    """Probability (NaN unknown) and class of (X, Y, Z) cells from evidence and predicted logits.
 
     What was measured comes first: a cell that rays crossed and nothing hit is observed free
     whatever the network says, and a cell hit by several scans (evidence `confirmed` or more) is
-    observed occupied. A cell hit less often is so if the network agrees; else the hit counts as
-    noise. threshold is in logits.
+    observed occupied. A cell hit less often is so if the network agrees or if its neighbours were
+    hit too, as on any surface, be it one that just moved in; else the hit counts as noise, which
+    is mostly single pixels. threshold is in logits.
     """
     predicted = torch.sigmoid(logits)
     known = ~logits.isnan()
     free, hit = evidence < 0, evidence > 0
     occupied = logits >= threshold
-    solid = hit & (occupied | ~known | (evidence >= confirmed))
+    hits_around = 27 * avg_pool3d(hit[None, None].float(), 3, 1, 1)[0, 0]  # itself included
+    supported = hits_around > _SUPPORT - 0.5
+    solid = hit & (occupied | ~known | (evidence >= confirmed) | supported)
     limit = torch.sigmoid(torch.as_tensor(threshold)).item()
     measured = torch.where(known, predicted.clamp(min=limit), _P_HIT)
     probability = torch.where(solid, measured, predicted)

@@ -53,6 +53,11 @@ class Scheduler:
             entry = self._waiting.setdefault((x, y, z), _Waiting(0, stamp_ns))
             entry.changed += int(inside[tuple(off)])
 
+    def add(self, crops: list[CropIndex], stamp_ns: int) -> None:
+        """Mark crops as such, whatever changed in them."""
+        for crop in crops:
+            self._waiting.setdefault(crop, _Waiting(1, stamp_ns))
+
     def drop(self, crops: list[CropIndex]) -> None:
         """Forget crops that left the window."""
         for crop in crops:

@@ -278,6 +278,10 @@ class Volume:
         ny, nz = int(self.shape[1]), int(self.shape[2])
         return (x[:, None, None] * ny + y[:, None]) * nz + z
 
+    def has_points(self, crop: CropIndex) -> bool:
+        """Whether anything was hit in a crop's box."""
+        return bool((self.evidence[self.box_places(crop)] > 0).any())
+
     def box(self, crop: CropIndex) -> BoxContent:
         """The measured content of a crop's box."""
         places = self.box_places(crop)  # n n n

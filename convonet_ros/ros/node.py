@@ -40,6 +40,9 @@ Result = TypeVar("Result")
 # The worker looks up from an update at least so often: for services, for the end.
 _LONGEST_UPDATE_S = 1.0
 _ANSWER_S = 20.0  # a service gives up after that
+# What work for a service may fail with; it is told so, and the worker lives on. OSError includes
+# TimeoutError, RuntimeError a GPU without memory.
+_FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
 _POLL_S = 0.02  # while scans wait for their transforms
 _IDLE_S = 0.2
 
@@ -122,20 +125,27 @@ class ReconstructNode(Node):
         while not self._stop.is_set():
             self._wake.clear()
             self._do_jobs()
-            busy = self._integrate_waiting() or self._changed or self._mapper.waiting > 0
-            if busy:
+            busy = self._integrate_waiting(budget_s) or self._changed or self._mapper.waiting > 0
+            if busy and not self._stop.is_set():
                 self._changed = False
                 self._last = self._mapper.update(budget_s)
                 self._outputs.collect(self._last)
+            if self._stop.is_set():
+                break
             self._outputs.publish(self._mapper)
             if not busy:
                 self._wake.wait(_POLL_S if len(self._inputs.queue) else _IDLE_S)
         self._do_jobs()
 
-    def _integrate_waiting(self) -> bool:
-        """Put all scans that are ready into the map; whether there were any."""
+    def _integrate_waiting(self, budget_s: float) -> bool:
+        """Put scans that are ready into the map; whether there were any.
+
+        No longer than an update may take: where the sensors are too fast for the machine, the
+        surface still gets its share of the time.
+        """
+        until = time.monotonic() + budget_s
         count = 0
-        while count < self.config.node.queue_size and not self._stop.is_set():
+        while (count == 0 or time.monotonic() < until) and not self._stop.is_set():
             taken = self._inputs.take()
             if taken is None:
                 break
@@ -179,7 +189,7 @@ class ReconstructNode(Node):
                 return
             try:
                 future.set_result(work())
-            except (ValueError, OSError) as error:
+            except _FAILURES as error:
                 future.set_exception(error)
 
         self._jobs.put(job)
@@ -196,7 +206,7 @@ class ReconstructNode(Node):
         points = np.array([(p.x, p.y, p.z) for p in request.points]).reshape(-1, 3)
         try:
             probability, classes = self._in_worker(lambda: self._mapper.query(points))
-        except (ValueError, TimeoutError) as error:
+        except _FAILURES as error:
             response.success, response.message = False, str(error)
             return response
         response.probability = array("f", probability.tobytes())
@@ -232,7 +242,7 @@ class ReconstructNode(Node):
     def _answer(self, response: Any, work: Callable[[], None], done: str) -> Any:
         try:
             self._in_worker(work)
-        except (ValueError, OSError) as error:  # of which TimeoutError is one
+        except _FAILURES as error:
             response.success, response.message = False, str(error)
         else:
             response.success, response.message = True, done

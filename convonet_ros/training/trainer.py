@@ -70,7 +70,7 @@ class Trainer:
         self.validation = [s for path in held_out for s in read_room(path, self.lattice)]
         self.step, self.seconds, self.best_iou = 0, 0.0, 0.0
         if (folder / "last.pt").exists():
-            self._resume(torch.load(folder / "last.pt", weights_only=True))
+            self._resume(torch.load(folder / "last.pt", self.device, weights_only=True))
 
     @property
     def averaged_network(self) -> CropNetwork:
@@ -86,8 +86,13 @@ class Trainer:
         Rooms are taken in a shuffled order per epoch; `_POOL` rooms are mixed at a time so that
         a batch does not come from one room.
         """
-        epoch, skip = 0, step
+        epoch, skip, ready = 0, step, 0
         while True:
+            if epoch and not ready:
+                raise ValueError(
+                    f"training data: expected at least {self.config.batch} crops in "
+                    f"{_POOL} rooms, got fewer; make more rooms or smaller batches"
+                )
             rng = np.random.default_rng([self.config.seed, epoch])
             order = rng.permutation(len(self.rooms))
             for start in range(0, len(order), _POOL):
@@ -96,6 +101,7 @@ class Trainer:
                 picked = rng.permutation(len(pool))
                 size = self.config.batch
                 for k in range(0, len(pool) - size + 1, size):
+                    ready += 1
                     if skip:
                         skip -= 1
                         continue
