@@ -23,7 +23,6 @@ setup(
         "pillow",
         "pyvista",
         "pyyaml",
-        "rosbags",
         "scikit-image",
         "scipy",
         "torch",

@@ -110,9 +110,11 @@ def test_executables_of_pip_and_colcon_are_the_same() -> None:
         point.name: point.value
         for found in distributions()
         for point in found.entry_points
-        if point.group == "console_scripts" and point.name != "convonet"
+        if point.group == "console_scripts"
     }
     cmake = re.findall(
-        r"^install_node\((\w+) (\w+)\)$", (REPOSITORY / "CMakeLists.txt").read_text(), re.MULTILINE
+        r"^install_node\((\w+) ([\w.]+)\)$",
+        (REPOSITORY / "CMakeLists.txt").read_text(),
+        re.MULTILINE,
     )
-    assert pip == {name: f"convonet_ros.ros.{module}:main" for name, module in cmake}
+    assert pip == {name: f"convonet_ros.{module}:main" for name, module in cmake}
