@@ -32,6 +32,7 @@ class MapUpdate:
     stamp_ns: stamp of the newest scan in it. meshes: new meshes by crop; an empty one erases its
     crop, whose surface vanished. left: crops that left the window with what they held.
     cleared: drop everything known before this update. inferred: crops that the network saw.
+    since_ns: stamp of the oldest scan whose change it took up, 0 where nothing was inferred.
     waiting: crops still dirty. stage_ms: milliseconds spent on integrate, infer and mesh.
     """
 
@@ -40,6 +41,7 @@ class MapUpdate:
     left: tuple[CropIndex, ...] = ()
     cleared: bool = False
     inferred: tuple[CropIndex, ...] = ()
+    since_ns: int = 0
     waiting: int = 0
     stage_ms: dict[str, float] = field(default_factory=dict)
 
@@ -73,6 +75,7 @@ class Mapper:
         self._left: list[CropIndex] = []
         self._cleared = False
         self._integrate_ms = 0.0
+        self._occupancy: OccupancyVolume | None = None  # until the map changes
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -80,6 +83,7 @@ class Mapper:
     def integrate(self, scan: Scan) -> None:
         """Take up one scan: follow the sensor, insert points, carve free space, mark crops."""
         started = time.perf_counter()
+        self._occupancy = None
         self._position = scan.T_map_sensor[:3, 3]
         before = self.volume.crops()
         left = self.volume.follow(self._position)
@@ -101,6 +105,7 @@ class Mapper:
 
     def reset(self) -> None:
         """Forget everything; the next update says so."""
+        self._occupancy = None
         self.volume.clear()
         self.field.clear()
         self.scheduler.clear()
@@ -127,10 +132,13 @@ class Mapper:
         started = time.perf_counter()
         budget_s = self.config.update.budget_s if budget_s is None else budget_s
         inferred: list[CropIndex] = []
+        since_ns = self._stamp_ns
         while self.waiting:
-            crops = self.scheduler.take(self._batch, self._position, self._stamp_ns)
+            taken = self.scheduler.take(self._batch, self._position, self._stamp_ns)
+            crops = [crop for crop, _ in taken]
             self._infer(crops)
             inferred += crops
+            since_ns = min(since_ns, *(since for _, since in taken))
             if time.perf_counter() - started >= budget_s:
                 break
         self.inferred_total += len(inferred)
@@ -150,7 +158,14 @@ class Mapper:
         }
         self._integrate_ms = 0.0
         return MapUpdate(
-            self._stamp_ns, meshes, left, cleared, tuple(inferred), self.waiting, stage_ms
+            self._stamp_ns,
+            meshes,
+            left,
+            cleared,
+            tuple(inferred),
+            since_ns if inferred else 0,
+            self.waiting,
+            stage_ms,
         )
 
     @torch.inference_mode()
@@ -159,9 +174,17 @@ class Mapper:
         meshes = {crop: self._mesh(crop) for crop in sorted(self._meshed)}
         return MapUpdate(self._stamp_ns, meshes, cleared=True, waiting=self.waiting)
 
-    @torch.inference_mode()
     def occupancy(self) -> OccupancyVolume:
-        """Probability and class of every voxel of the window (all unknown before a scan)."""
+        """Probability and class of every voxel of the window (all unknown before a scan).
+
+        Made once until the map changes; not to be written to.
+        """
+        if self._occupancy is None:
+            self._occupancy = self._make_occupancy()
+        return self._occupancy
+
+    @torch.inference_mode()
+    def _make_occupancy(self) -> OccupancyVolume:
         volume = self.volume
         if volume.min_crop is None:
             shape = tuple(volume.window * self.lattice.crop_voxels)
@@ -206,6 +229,7 @@ class Mapper:
         return min(2 * self.config.map.hit_weight, self.config.map.max_evidence)
 
     def _infer(self, crops: list[CropIndex]) -> None:
+        self._occupancy = None
         boxes = [self.volume.box(crop) for crop in crops]
         halo, sub = self.lattice.halo_voxels, self.lattice.SUB
         core = slice(halo, halo + self.lattice.crop_voxels)

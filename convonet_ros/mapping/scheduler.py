@@ -66,8 +66,10 @@ class Scheduler:
     def clear(self) -> None:
         self._waiting.clear()
 
-    def take(self, count: int, position_map: np.ndarray, now_ns: int) -> list[CropIndex]:
-        """Remove and return up to `count` crops, the most valuable first."""
+    def take(
+        self, count: int, position_map: np.ndarray, now_ns: int
+    ) -> list[tuple[CropIndex, int]]:
+        """Remove and return up to `count` crops and since when (ns) they wait, best first."""
 
         def value(item: tuple[CropIndex, _Waiting]) -> float:
             crop, waiting = item
@@ -79,4 +81,4 @@ class Scheduler:
         ranked = sorted(self._waiting.items(), key=value, reverse=True)[:count]
         for crop, _ in ranked:
             del self._waiting[crop]
-        return [crop for crop, _ in ranked]
+        return [(crop, waiting.since_ns) for crop, waiting in ranked]

@@ -27,7 +27,8 @@ from convonet_ros.ros import messages
 
 # Always new objects: rclpy writes a topic's overrides into the one it is given.
 def reliable() -> QoSProfile:
-    return QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+    # A viewer that stalls for a while loses no part of the mesh.
+    return QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def latched() -> QoSProfile:
@@ -46,7 +47,7 @@ class Pending:
         self.clear()
 
     def clear(self) -> None:
-        self._stamp_ns = 0
+        self._stamp_ns = self._since_ns = 0
         self._meshes: dict[CropIndex, Mesh] = {}
         self._left: dict[CropIndex, None] = {}
         self._cleared = False
@@ -60,6 +61,7 @@ class Pending:
             self.clear()
             self._cleared = True
         self._stamp_ns = update.stamp_ns
+        self._since_ns = self._since_ns or update.since_ns
         for crop in update.left:
             self._meshes.pop(crop, None)
             self._left[crop] = None
@@ -68,7 +70,13 @@ class Pending:
             self._meshes[crop] = mesh
 
     def update(self) -> MapUpdate:
-        return MapUpdate(self._stamp_ns, dict(self._meshes), tuple(self._left), self._cleared)
+        return MapUpdate(
+            self._stamp_ns,
+            dict(self._meshes),
+            tuple(self._left),
+            self._cleared,
+            since_ns=self._since_ns,
+        )
 
 
 class _Topic:
@@ -175,7 +183,7 @@ class Outputs:
             if update is not None and topic.listeners:
                 topic.publisher.publish(topic.build(update))
                 if update is news:
-                    self._measure_latency(update.stamp_ns)
+                    self._measure_latency(update.since_ns)
         return True
 
     def _publish_grids(self, mapper: Mapper) -> bool:
@@ -195,6 +203,6 @@ class Outputs:
             topic.publisher.publish(topic.build(volume))
         return True
 
-    def _measure_latency(self, stamp_ns: int) -> None:
-        if stamp_ns > 0:
-            self.latency_ms = (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-6
+    def _measure_latency(self, since_ns: int) -> None:
+        if since_ns > 0:
+            self.latency_ms = (self._node.get_clock().now().nanoseconds - since_ns) * 1e-6

@@ -60,8 +60,6 @@ class RecordNode(Node):
         self._problems: list[str] = []
         self._mesh_times_s: list[float] = []
         self._grid_times_s: list[float] = []
-        self._latencies_ms: list[float] = []
-        self._newest_ns = 0  # stamp of the newest scan in a mesh
         self._out.mkdir(parents=True, exist_ok=True)
         for name in _RESULTS:  # what is there afterwards is of this run
             (self._out / name).unlink(missing_ok=True)
@@ -73,7 +71,6 @@ class RecordNode(Node):
     # ---- what arrives -----------------------------------------------------------------------
 
     def _on_mesh(self, content: bytes) -> None:
-        now_ns = self.get_clock().now().nanoseconds
         try:
             markers = read_marker_array(content)
             self._scene.take(markers)
@@ -82,10 +79,6 @@ class RecordNode(Node):
             self.get_logger().error(self._problems[-1], throttle_duration_sec=5.0)
             return
         self._mesh_times_s.append(time.monotonic())
-        stamp_ns = max((marker.stamp_ns for marker in markers), default=0)
-        if stamp_ns > self._newest_ns:  # the first mesh that knows this scan
-            self._newest_ns = stamp_ns
-            self._latencies_ms.append((now_ns - stamp_ns) * 1e-6)
 
     def _on_grid(self, grid: Any) -> None:
         publishers = self.get_publishers_info_by_topic("/convonet/occupancy_grid")
@@ -120,6 +113,7 @@ class RecordNode(Node):
     def _report(self, mesh: Mesh) -> dict[str, Any]:
         last = self._statuses[-1]
         busy = [status for status in self._statuses if status.scans_integrated]
+        latencies_ms = [status.latency_ms for status in busy if status.latency_ms > 0]
         return {
             "scans": {
                 "received": last.scans_received,
@@ -136,8 +130,8 @@ class RecordNode(Node):
                 "messages": len(self._mesh_times_s),
                 "rate_hz": _rate(self._mesh_times_s),
                 "latency_ms": {
-                    "median": _median(self._latencies_ms),
-                    "max": round(max(self._latencies_ms, default=0.0), 1),
+                    "median": _median(latencies_ms),
+                    "max": round(max(latencies_ms, default=0.0), 1),
                 },
                 "markers": len(self._scene.meshes()),
                 "vertices": len(mesh.vertices),
