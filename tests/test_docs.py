@@ -199,7 +199,7 @@ def test_messages_and_executables_are_listed() -> None:
     listed = {names_in(row[0])[0] for row in rows_of("Messages")}
     assert listed == {path.stem for path in interfaces}
     made = re.findall(
-        r"^install_node\((\w+) \w+\)$", (REPOSITORY / "CMakeLists.txt").read_text(), re.M
+        r"^install_node\((\w+) ros\.\w+\)$", (REPOSITORY / "CMakeLists.txt").read_text(), re.M
     )
     assert {names_in(row[0])[0] for row in rows_of("Executables")} == set(made)
 

@@ -50,6 +50,7 @@ def stage_times(config: Config, frames: int, width: int = 320) -> dict[str, floa
         times.setdefault("mesh the changed crops", []).append(update.stage_ms["mesh"])
     mapper.update(math.inf)
     for _ in range(3):
+        mapper.integrate(scan)  # else the occupancy stands already
         started = time.perf_counter()
         volume = mapper.occupancy()
         clock("occupancy of the window", started)
