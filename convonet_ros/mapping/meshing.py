@@ -10,6 +10,9 @@ from skimage.measure import marching_cubes
 # Vertices are kept to this share of a lattice step, so that neighbouring crops, whose arithmetic
 # may differ in the last bit, agree on their border bit for bit.
 _GRAIN = 1 / 4096
+# Values keep this distance (in logits) from the level, so that no vertex comes to lie on a lattice
+# point, where those of several edges would fall into one.
+_AWAY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,10 @@ def mesh_of_block(
     cells[0], cells[:, 0], cells[:, :, 0] = False, False, False
     if not (occupied & known).any() or (occupied | ~known).all():
         return no_mesh()
+    away = np.where(occupied, np.maximum(values, level + _AWAY), np.minimum(values, level - _AWAY))
     try:
         vertices, triangles, _, _ = marching_cubes(
-            np.where(known, values, level - 1).astype(np.float32),
+            np.where(known, away, level - 1).astype(np.float32),
             level,
             mask=cells,
             gradient_direction="ascent",
