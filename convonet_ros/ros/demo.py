@@ -216,7 +216,7 @@ def figures(out: Path) -> str:
         f"{report['milliseconds']['integrate']:.0f} ms each; {report['crops']['inferred']} crops "
         f"inferred on {report['device']}",
         f"mesh:    {mesh['triangles']} triangles from {mesh['messages']} messages; "
-        f"{latency:.0f} ms from a scan's stamp to its mesh",
+        f"the oldest change in one is {latency / 1000:.1f} s old (median)",
         f"grid:    {grid['cells'][0]} x {grid['cells'][1]} cells; "
         + ("; ".join(grid["broken_nav2_rules"]) or "fits all of Nav2's rules"),
     ]
