@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
 import threading
 import time
 from array import array
@@ -20,13 +18,13 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from convonet_ros.datasets.recordings import Frame
 from convonet_ros.geometry import inverse, quaternion_of
+from convonet_ros.ros.process import begin
 
 BASE_FRAME, CAMERA_FRAME = "base_link", "camera_0_optical_frame"
 _WAIT_S = 60.0  # for somebody who listens
@@ -161,13 +159,8 @@ def _time(stamp_ns: int) -> Time:
 
 def run(make: Callable[[], DepthSource], args: list[str] | None) -> int:
     """Play a source until its frames end, or SIGINT or SIGTERM comes; returns the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # a broken parameter file, an unknown ROS argument
-        sys.stderr.write(f"{error}\n")
+    stop = begin("depth source", args)
+    if stop is None:
         return 1
     executor = SingleThreadedExecutor()
     spinning = threading.Thread(target=_spin, args=(executor,))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
-import signal
-import sys
 import threading
 import time
 from array import array
@@ -20,7 +18,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
 from convonet_ros.mapping.mapper import Mapper, MapUpdate
@@ -31,6 +28,7 @@ from convonet_ros.ros import messages, transforms
 from convonet_ros.ros.inputs import Inputs
 from convonet_ros.ros.outputs import Outputs
 from convonet_ros.ros.parameters import declare
+from convonet_ros.ros.process import begin
 from convonet_ros.ros.scan_queue import Tally
 from convonet_ros.ros.silence import SilenceWatch
 from convonet_ros.srv import QueryOccupancy
@@ -281,13 +279,8 @@ class ReconstructNode(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # a broken parameter file, an unknown ROS argument
-        sys.stderr.write(f"convonet: {error}\n")
+    stop = begin("convonet", args)
+    if stop is None:
         return 1
     try:
         node = ReconstructNode()
@@ -303,8 +296,10 @@ def main(args: list[str] | None = None) -> int:
     finally:
         # No executor.shutdown(): it does not wait for callbacks that run, and pulls away from them
         # what they use. They end by themselves in no time.
-        node.close()
-        rclpy.shutdown()
+        try:
+            node.close()
+        finally:
+            rclpy.shutdown()
     return 0
 
 

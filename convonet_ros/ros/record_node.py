@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from nav_msgs.msg import OccupancyGrid
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
@@ -29,6 +25,7 @@ from convonet_ros.offline.files import merged, write_bytes, write_grid, write_me
 from convonet_ros.ros.depth_source import BASE_FRAME, parameter
 from convonet_ros.ros.grid_rules import broken_rules
 from convonet_ros.ros.markers import MarkerScene, read_marker_array
+from convonet_ros.ros.process import begin
 
 _RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED = QoSProfile(
@@ -194,13 +191,8 @@ def _rate(times_s: list[float]) -> float:
 
 def main(args: list[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM, then write; returns the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # a broken parameter file, an unknown ROS argument
-        sys.stderr.write(f"record_node: {error}\n")
+    stop = begin("record_node", args)
+    if stop is None:
         return 1
     try:
         node = RecordNode()
