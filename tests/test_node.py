@@ -318,6 +318,19 @@ def test_a_publisher_that_does_not_match_is_named(driver: Driver, settings: dict
         rclpy.shutdown()
 
 
+def test_a_remapped_topic_is_named_as_it_is(settings: dict[str, Any]) -> None:
+    rclpy.init(args=["--ros-args", "-r", "camera_0/depth/image:=/wrong/topic"])
+    node = ReconstructNode(tiny_network(), [Parameter(n, value=v) for n, v in settings.items()])
+    try:
+        node._inputs.last_arrival_s["/wrong/topic"] -= 100.0
+        node._inputs.last_arrival_s["/camera_0/depth/camera_info"] -= 100.0
+        node._silence.check()
+        assert node._tally.last_error.startswith("no messages on /wrong/topic for 100 s")
+    finally:
+        node.close()
+        rclpy.shutdown()
+
+
 # ---- services -----------------------------------------------------------------------------------
 
 

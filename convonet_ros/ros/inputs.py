@@ -58,12 +58,14 @@ class Inputs:
         self.queue = ScanQueue(config.node.queue_size, tally)
         self.last_arrival_s: dict[str, float] = {}  # by topic, monotonic
         self.types: dict[str, str] = {}  # topic -> type
+        self.image_of: dict[str, str] = {}  # topic of a camera_info -> topic of its images
         self._newest: dict[str, int] = {}  # topic -> stamp of its newest scan that was taken
         self._rewinding = False
         for i in range(config.node.cameras):
             image = f"camera_{i}/depth/image"
             info = f"camera_{i}/depth/camera_info"
             camera = Camera(node.resolve_topic_name(info))
+            self.image_of[node.resolve_topic_name(info)] = node.resolve_topic_name(image)
             self._subscribe(node, Image, image, partial(self._on_image, camera))
             self._subscribe(node, CameraInfo, info, partial(self._on_info, camera))
         if config.node.use_pointcloud:

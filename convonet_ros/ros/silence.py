@@ -30,8 +30,8 @@ class SilenceWatch:
         for topic, age in ages.items():
             kind = self._inputs.types[topic]
             # Where the images are missing too, nobody misses what goes with them.
-            image = topic.removesuffix("camera_info") + "image"
-            follows = kind == "sensor_msgs/msg/CameraInfo" and ages[image] >= SILENT_S
+            image = self._inputs.image_of.get(topic)
+            follows = image is not None and ages[image] >= SILENT_S
             optional = kind == "sensor_msgs/msg/PointCloud2" and len(ages) > 1
             if age < SILENT_S or follows or optional:
                 self._said_s.pop(topic, None)
