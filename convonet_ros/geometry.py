@@ -76,11 +76,6 @@ def point_to_index(points: np.ndarray, cell_m: float) -> np.ndarray:
     return np.floor(np.asarray(points, dtype=np.float64) / cell_m).astype(np.int64)
 
 
-def index_to_min_corner(index: np.ndarray, cell_m: float) -> np.ndarray:
-    """(..., 3) cell indices to the (..., 3) float64 minimum corners in metres."""
-    return np.asarray(index, dtype=np.float64) * cell_m
-
-
 @dataclass(frozen=True, slots=True)
 class Lattice:
     """The fixed lattice in the map frame: voxels, the crops made of them, and their halo.

@@ -8,7 +8,6 @@ from scipy.spatial.transform import Rotation
 
 from convonet_ros.geometry import (
     canonical_pose,
-    index_to_min_corner,
     interpolate_pose,
     inverse,
     point_to_index,
@@ -64,6 +63,6 @@ def test_interpolation_hits_both_ends_and_turns_evenly() -> None:
 
 def test_cells_hold_their_points() -> None:
     points = np.random.default_rng(0).uniform(-5, 5, (1000, 3))
-    corner = index_to_min_corner(point_to_index(points, 0.05), 0.05)
+    corner = point_to_index(points, 0.05) * 0.05
     assert (points >= corner - 1e-9).all()
     assert (points < corner + 0.05 + 1e-9).all()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from convonet_ros.config import Config
+from convonet_ros.geometry import point_to_index
 from convonet_ros.mapping.engine import Engine
 from convonet_ros.mapping.field import Field
 from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
@@ -213,11 +214,11 @@ class Mapper:
         points_map = np.asarray(points_map, dtype=np.float64).reshape(-1, 3)
         volume = self.occupancy()
         ok = np.asarray(np.isfinite(points_map).all(axis=1))
-        index = np.floor(
-            (np.where(ok[:, None], points_map, 0) - volume.origin_m) / self.lattice.voxel_m
-        )
+        # Clipped, for the index of a point at 1e300 is no integer.
+        near = np.where(ok[:, None], points_map, 0) - volume.origin_m
+        index = point_to_index(np.clip(near, -1e6, 1e6), self.lattice.voxel_m)
         ok &= ((index >= 0) & (index < volume.classes.shape)).all(axis=1)
-        place = tuple(np.where(ok[:, None], index, 0).astype(np.int64).T)
+        place = tuple(np.where(ok[:, None], index, 0).T)
         probability = np.where(ok, volume.probability[place], np.float32(np.nan))
         return probability, np.where(ok, volume.classes[place], 0).astype(np.uint8)
 
