@@ -111,9 +111,9 @@ class Engine:
         edge = slice(halo - 1, n - halo + 1)
         inner[edge, edge, edge] = reached[edge, edge, edge]
         cell = inner.nonzero()  # V 3
-        decoder = self._network.decoder
+        decode = self._network.decode_features
         coarse = grid.new_full((n, n, n), torch.nan)
-        coarse[tuple(cell.T)] = decoder(cell + 0.5, grid[:, cell[:, 0], cell[:, 1], cell[:, 2]].T)
+        coarse[tuple(cell.T)] = decode(grid[:, cell[:, 0], cell[:, 1], cell[:, 2]].T, cell + 0.5)
 
         cut = self.threshold * self.temperature
         sides = torch.stack([coarse >= cut, coarse < cut]).float()[:, None]  # 2 1 n n n
@@ -127,5 +127,5 @@ class Engine:
         corner = torch.cartesian_prod(steps, steps, steps)  # s 3
         target = (voxel[:, None] * sub + corner).reshape(-1, 3)
         points = (target + 0.5) / sub + halo
-        fine[tuple(target.T)] = decoder(points, sample_trilinear(grid, points))
+        fine[tuple(target.T)] = decode(sample_trilinear(grid, points), points)
         return (fine / self.temperature).clamp(-30, 30).half()

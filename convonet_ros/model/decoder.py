@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample, leaky_relu
 
 from convonet_ros.model.encoder import ResnetBlock
+
+
+def sample(features: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Tensor:
+    """(B, C, side, side[, side]) features of a plane or grid at (B, M, 2 or 3) coordinates in
+    [0, 1], the first coordinate along the last axis, to (B, M, C).
+
+    Interpolated (bi- or trilinear) or nearest; 0 and 1 are the centres of the outermost cells, and
+    beyond them features stay constant.
+    """
+    axes = coordinates.shape[-1]
+    places = (2.0 * coordinates.to(features.dtype) - 1.0).unflatten(1, (-1,) + (1,) * (axes - 1))
+    found = grid_sample(features, places, mode=mode, padding_mode="border", align_corners=True)
+    return found.flatten(2).transpose(1, 2)
 
 
 def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
@@ -30,20 +44,61 @@ def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
     return result
 
 
+def sample_points(
+    queries: Tensor, points: Tensor, features: Tensor, gaussian_val: float | None
+) -> Tensor:
+    """(B, N, C) features of (B, N, 3) points at (B, M, 3) queries to (B, M, C).
+
+    Weighted by a Gaussian of that width in the distance, or by the inverse distance (None); the
+    baseline "PointConv" of the paper (section 4.1). M is taken in portions, for the table of
+    distances is large.
+    """
+    portion = max(1, 20_000_000 // max(1, points.shape[1]))
+    found = []
+    for part in queries.split(portion, dim=1):
+        distance = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist") + 10e-6
+        weight = 1 / distance if gaussian_val is None else (-(distance**2) / gaussian_val**2).exp()
+        found.append(weight / weight.sum(dim=2, keepdim=True) @ features)
+    return torch.cat(found, dim=1)
+
+
 class LocalDecoder(nn.Module):
-    """Residual network over a query's position in its voxel, conditioned on the local feature."""
+    """Residual network over a query's position, conditioned on the feature found there.
 
-    def __init__(self, size_feature: int, hidden: int = 32, n_blocks: int = 3) -> None:
+    dim: numbers of a position; c_dim: of a feature, 0 for none. leaky: the last activation is a
+    leaky ReLU. late: order of the keys of upstream's crop decoder.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        c_dim: int,
+        hidden_size: int = 256,
+        n_blocks: int = 5,
+        leaky: bool = False,
+        late: bool = False,
+    ) -> None:
         super().__init__()
-        self.fc_p = nn.Linear(3, hidden)
-        self.fc_c = nn.ModuleList(nn.Linear(size_feature, hidden) for _ in range(n_blocks))
-        self.blocks = nn.ModuleList(ResnetBlock(hidden, hidden) for _ in range(n_blocks))
-        self.fc_out = nn.Linear(hidden, 1)
+        self.leaky = leaky
+        self.fc_c = nn.ModuleList(
+            nn.Linear(c_dim, hidden_size) for _ in range(n_blocks if c_dim else 0)
+        )
+        if late:
+            self.fc_out = nn.Linear(hidden_size, 1)
+        else:
+            self.fc_p = nn.Linear(dim, hidden_size)
+        self.blocks = nn.ModuleList(ResnetBlock(hidden_size, hidden_size) for _ in range(n_blocks))
+        if late:
+            self.fc_p = nn.Linear(dim, hidden_size)
+        else:
+            self.fc_out = nn.Linear(hidden_size, 1)
 
-    def forward(self, points: Tensor, feature: Tensor) -> Tensor:
-        """(Q, 3) points in voxels of the box and (Q, C) features to (Q,) logits."""
-        local = 2 * (points - points.floor()) - 1
-        net = self.fc_p(local.to(feature.dtype))
-        for fc_c, block in zip(self.fc_c, self.blocks, strict=True):
-            net = block(net + fc_c(feature))
-        return self.fc_out(net.relu())[:, 0]
+    def forward(self, position: Tensor, feature: Tensor) -> Tensor:
+        """(..., dim) positions and (..., c_dim) features to (...) logits."""
+        net = self.fc_p(position)
+        for i, block in enumerate(self.blocks):
+            if len(self.fc_c):
+                net = net + self.fc_c[i](feature)
+            net = block(net)
+        net = leaky_relu(net, 0.2) if self.leaky else net.relu()
+        return self.fc_out(net)[..., 0]
