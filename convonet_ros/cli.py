@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,10 @@ from convonet_ros.config import Config, load, to_yaml, with_values
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+_CROP = "crop"  # the name of the map's own network
+_SPLITS = {"train": 600, "val": 48, "test": 40}  # shapes by default
+_SEEDS_PER_SPLIT = 1_000_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,12 +59,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_natural, default=0, help="seed of the first room")
     command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
 
-    command = _command(commands, "train", _train, "train the crop network")
-    command.add_argument("--data", required=True, help="training samples of 'convonet rooms'")
-    command.add_argument("--validation", required=True, help="samples of rooms of other seeds")
+    command = _command(commands, "shapes", _shapes, "make objects or rooms in ShapeNet's format")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder for the data set")
+    command.add_argument(
+        "--kind", choices=("objects", "rooms"), default="rooms", help="default: rooms"
+    )
+    for split, count in _SPLITS.items():
+        command.add_argument(
+            f"--{split}", type=_natural, default=count, help=f"how many (default: {count})"
+        )
+    command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
+
+    command = _command(commands, "train", _train, "train a network")
+    command.add_argument(
+        "--model",
+        default=_CROP,
+        help="crop, the map's network (default), a name of 'convonet models', or an upstream YAML",
+    )
+    command.add_argument(
+        "--data",
+        help="crop: samples of 'convonet rooms'; else a folder of 'convonet shapes' or of upstream "
+        "(default: shapes made in the folder of the run)",
+    )
+    command.add_argument("--validation", help="crop: samples of rooms of other seeds")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder of the run")
+    _settable(command, "of the model's configuration, for example data.pointcloud_n=3000")
     command.add_argument("--steps", type=_positive, help="when to stop (default: 3000)")
-    command.add_argument("--batch", type=_positive, help="crops in a step (default: 8)")
+    command.add_argument("--batch", type=_positive, help="samples in a step (default: 8)")
     command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")
     command.add_argument("--seed", type=_natural, help="of the weights and the order (default: 0)")
 
@@ -86,8 +113,12 @@ def _configurable(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", nargs="+", default=[], metavar="FILE", help="parameter files, later ones win"
     )
+    _settable(command, "of the parameters")
+
+
+def _settable(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help=f"one {what}"
     )
 
 
@@ -106,15 +137,40 @@ def _natural(text: str) -> int:
 
 def _configuration(parsed: argparse.Namespace) -> Config:
     config = load(*parsed.config)
+    for name, value in _settings(parsed):
+        config = with_values(config, {name: "" if value is None else value})
+    return config
+
+
+def _settings(parsed: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """Name and value of every --set."""
     for setting in parsed.set:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set: expected NAME=VALUE, got '{setting}'")
         try:
-            value = yaml.safe_load(text)
+            yield name.strip(), yaml.safe_load(text)
         except yaml.YAMLError:
-            value = text
-        config = with_values(config, {name.strip(): "" if value is None else value})
+            yield name.strip(), text
+
+
+def _model_config(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The configuration of --model, a name of the table or an upstream YAML, with every --set."""
+    from convonet_ros.model import zoo
+
+    known = parsed.model in zoo.VARIANTS
+    if not known and not Path(parsed.model).is_file():
+        names = ", ".join((_CROP, *zoo.VARIANTS))
+        raise ValueError(f"--model: expected a YAML file or one of {names}, got '{parsed.model}'")
+    config = zoo.variant(parsed.model) if known else zoo.read_config(parsed.model)
+    for name, value in _settings(parsed):
+        *sections, key = name.split(".")
+        place = config
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {name}: expected {section} to be a section")
+        place[key] = value
     return config
 
 
@@ -174,15 +230,64 @@ def _rooms(parsed: argparse.Namespace) -> None:
     print(f"{len(seeds)} rooms in {parsed.out}; the first one: {picture}")
 
 
-def _train(parsed: argparse.Namespace) -> None:
+def _shapes(parsed: argparse.Namespace) -> None:
     _writable(parsed.out)
-    from convonet_ros.model.network import CropSpec
+    _make_shapes(parsed.out, parsed.kind, {s: getattr(parsed, s) for s in _SPLITS}, parsed.workers)
+
+
+def _make_shapes(folder: Path, kind: str, counts: dict[str, int], workers: int = 2) -> None:
+    from tqdm import tqdm
+
+    from convonet_ros.datasets.generated import write_shapes
+
+    # Every split has seeds of its own.
+    for first, (split, count) in enumerate(counts.items()):
+        seeds = range(first * _SEEDS_PER_SPLIT, first * _SEEDS_PER_SPLIT + count)
+        written = write_shapes(folder, kind, seeds, split, workers)  # type: ignore[arg-type]
+        for _ in tqdm(written, total=count, unit="shape", desc=f"{split} {kind}", leave=False):
+            pass
+    print(f"{', '.join(f'{n} {split}' for split, n in counts.items())} {kind} in {folder}")
+
+
+def _train(parsed: argparse.Namespace) -> None:
+    import torch
+
+    from convonet_ros.training.tasks import RoomCrops, ShapeFolder, Task
     from convonet_ros.training.trainer import TrainConfig, Trainer
 
-    given = {name: getattr(parsed, name) for name in ("steps", "batch", "lr", "seed")}
+    config = None if parsed.model == _CROP else _model_config(parsed)
+    _writable(parsed.out)
+    command = f"convonet train --model {parsed.model}"
+    data = parsed.data
+    if config is None and (data is None or parsed.validation is None):
+        raise ValueError("--data, --validation: expected folders of 'convonet rooms', got none")
+    if data is None:
+        kind = "rooms" if "room" in parsed.model else "objects"
+        data = str(parsed.out / "data")
+        _make_shapes(Path(data), kind, {"train": _SPLITS["train"], "val": _SPLITS["val"]})
+    else:
+        command += f" --data {data}"
+    if parsed.validation:
+        command += f" --validation {parsed.validation}"
+    for setting in parsed.set:
+        command += f" --set {setting}"
+    batch, seed = parsed.batch or 8, parsed.seed or 0
+    given = {name: getattr(parsed, name) for name in ("steps", "lr")}
     given = {name: value for name, value in given.items() if value is not None}
-    config = TrainConfig(parsed.data, parsed.validation, **given)
-    trainer = Trainer(config, CropSpec(), parsed.out)
+    defaults = TrainConfig(**given)
+    command += (
+        f" -o {parsed.out} --steps {defaults.steps} --batch {batch} --lr {defaults.lr:g} "
+        f"--seed {seed}"
+    )
+    torch.manual_seed(seed)
+    task: Task
+    if config is None:
+        from convonet_ros.model.network import CropSpec
+
+        task = RoomCrops(data, parsed.validation, CropSpec(), batch, seed)
+    else:
+        task = ShapeFolder(data, config, batch, seed)
+    trainer = Trainer(replace(defaults, command=command), task, parsed.out)
     best = trainer.run()
     print(f"validation IoU {trainer.best_iou:.4f}: {best}")
 

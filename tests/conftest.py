@@ -16,11 +16,25 @@ os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def shared(*parts: str) -> Path:
+    """A folder of the data beside the repository (CONVONET_SHARED names another place)."""
+    beside = Path(os.environ.get("CONVONET_SHARED", REPOSITORY.parent / "shared"))
+    return beside.joinpath(*parts)
+
+
 @pytest.fixture(scope="session")
 def redwood() -> Path:
-    """The recorded flat beside the repository (CONVONET_SHARED names another place)."""
-    shared = Path(os.environ.get("CONVONET_SHARED", REPOSITORY.parent / "shared"))
-    folder = shared / "data" / "redwood_apartment"
+    """The recorded flat."""
+    folder = shared("data", "redwood_apartment")
     if not folder.is_dir():
         pytest.skip(f"no recording at {folder}; CONVONET_SHARED names the folder that holds data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """Outputs recorded from upstream's code."""
+    folder = shared("goldens")
+    if not folder.is_dir():
+        pytest.skip(f"no outputs at {folder}; CONVONET_SHARED names the folder that holds goldens/")
     return folder

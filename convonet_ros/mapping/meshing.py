@@ -13,6 +13,8 @@ _GRAIN = 1 / 4096
 # Values keep this distance (in logits) from the level, so that no vertex comes to lie on a lattice
 # point, where those of several edges would fall into one.
 _AWAY = 0.02
+# What lies around a closed surface's lattice, in logits.
+_OUTSIDE = -1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +75,41 @@ def mesh_of_block(
         triangles.astype(np.int32),
         observed[tuple(voxel.T)],
     )
+
+
+def closed_surface(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The watertight surface around all lattice points above a level, as the paper extracts it.
+
+    values: (X, Y, Z) logits, free space around them. Returns vertices (V, 3) float64 in lattice
+    steps from values[0, 0, 0] and triangles (F, 3) int32, counter-clockwise seen from free space;
+    both empty where nothing is above. Classic marching cubes (Lorensen and Cline, 1987), in which
+    two occupied corners that face each other across a cell's side stay connected: triangles and
+    vertices are those of the authors' code (Peng et al., ECCV 2020), to 1e-13.
+
+    Raises ValueError for another shape, values or a level that are not finite, a level too low.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 3 or values.size == 0:
+        raise ValueError(f"values: expected (X, Y, Z), got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"values: expected finite ones, got {int((~np.isfinite(values)).sum())} others"
+        )
+    level = float(np.float32(level))  # so the authors' code takes it; decides about equal values
+    if not _OUTSIDE < level < np.inf:
+        raise ValueError(f"level: expected a finite number above {_OUTSIDE:g}, got {level}")
+    padded = np.pad(values, 1, constant_values=_OUTSIDE)
+    free = padded <= level
+    if free.all():
+        return np.empty((0, 3)), np.empty((0, 3), np.int32)
+    # scikit-image gets signs only: each vertex then comes to lie in the middle of its lattice edge,
+    # which names the edge exactly, and is put in its place in full precision. Its x is the last
+    # axis; free space is the positive side, which decides how ambiguous cells are cut.
+    signs = np.where(free, np.float32(1), np.float32(-1)).transpose(2, 1, 0)
+    middles, triangles, _, _ = marching_cubes(np.ascontiguousarray(signs), 0.0, method="lorensen")
+    twice = np.rint(2 * middles[:, ::-1]).astype(np.int64)
+    start, end = twice // 2, (twice + 1) // 2
+    value, other = padded[tuple(start.T)], padded[tuple(end.T)]
+    share = (level - value) / (other - value)
+    vertices = start + share[:, None] * (end - start) - 1
+    return vertices, np.ascontiguousarray(triangles[:, ::-1], np.int32)

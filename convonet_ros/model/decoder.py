@@ -17,8 +17,10 @@ def sample(features: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Ten
     beyond them features stay constant.
     """
     axes = coordinates.shape[-1]
-    places = (2.0 * coordinates.to(features.dtype) - 1.0).unflatten(1, (-1,) + (1,) * (axes - 1))
-    found = grid_sample(features, places, mode=mode, padding_mode="border", align_corners=True)
+    places = (2.0 * coordinates.float() - 1.0).unflatten(1, (-1,) + (1,) * (axes - 1))
+    found = grid_sample(
+        features.float(), places, mode=mode, padding_mode="border", align_corners=True
+    )
     return found.flatten(2).transpose(1, 2)
 
 

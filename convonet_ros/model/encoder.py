@@ -54,7 +54,8 @@ class LocalPoolPointnet(nn.Module):
     feature is the mean over its points; planes pass one 2D U-Net, the grid a 3D one.
 
     unet, unet3d: options of `UNet2D` and `UNet3D`, None for none. late: the position layer is the
-    last one made, as in upstream's crop encoder; it decides the order of the keys.
+    last one made, as in upstream's crop encoder; it decides the order of the keys. `unet_dtype`:
+    arithmetic of the U-Nets, None for that of the weights.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LocalPoolPointnet(nn.Module):
     ) -> None:
         super().__init__()
         self.c_dim, self.pooling = c_dim, pooling
+        self.unet_dtype: torch.dtype | None = None
         if not late:
             self.fc_pos = nn.Linear(dim, 2 * hidden_dim)
         self.blocks = nn.ModuleList(
@@ -142,6 +144,7 @@ class LocalVoxelEncoder(nn.Module):
         unet3d: dict | None = None,
     ) -> None:
         super().__init__()
+        self.unet_dtype: torch.dtype | None = None
         padding = 0 if kernel_size == 1 else 1
         self.conv_in = nn.Conv3d(1, c_dim, kernel_size, padding=padding)
         self.unet = None if unet is None else UNet2D(c_dim, c_dim, **unet)

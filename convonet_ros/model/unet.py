@@ -49,9 +49,9 @@ class _Up(nn.Module):
 class UNet2D(nn.Module):
     """`depth` resolutions of two 3x3 convolutions each, zero padding, no normalisation.
 
-    `start_filts` maps at full resolution, doubled at each level. merge_mode: concat or add; up_mode:
-    transpose (a learned transposed convolution) or upsample (bilinear, then 1x1). The sides of the
-    image must be multiples of 2^(depth - 1).
+    `start_filts` maps at full resolution, doubled at each level. merge_mode: concat or add.
+    up_mode: transpose (a learned transposed convolution) or upsample (bilinear, then 1x1). The
+    sides of the image must be multiples of 2^(depth - 1).
     """
 
     def __init__(

@@ -7,121 +7,62 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from convonet_ros.datasets.samples import Sample, read_room, symmetric
-from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
-from convonet_ros.model.features import batch_boxes
-from convonet_ros.model.network import CropNetwork, CropSpec
 from convonet_ros.training.calibrate import calibration_error, fit_temperature
+from convonet_ros.training.tasks import Task
 
 _LOG = ("step", "loss", "lr", "val_loss", "val_iou", "minutes")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """What a training run depends on besides the network's spec."""
+    """How long and how fast a task is trained, and the command that checkpoints tell."""
 
-    data: str  # folder of `convonet rooms`, training rooms
-    validation: str  # likewise, rooms of other seeds
     steps: int = 3000
-    batch: int = 8
     lr: float = 2e-3
     weight_decay: float = 1e-4
     ema: float = 0.997
     validate_every: int = 200
-    seed: int = 0
+    command: str = ""
 
 
 class Trainer:
-    """Trains a crop network in `folder`, which holds the log, the curves and the checkpoints.
+    """Trains the network of a task in `folder`, which holds the log, the curves, the checkpoints.
 
     `last.pt` has everything to go on after an interruption, `best.pt` is the averaged network
     with the best validation IoU, loadable by `zoo.load`.
     """
 
-    def __init__(self, config: TrainConfig, spec: CropSpec, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: TrainConfig, task: Task, folder: Path) -> None:
+        self.config, self.task, self.folder = config, task, folder
         folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = CropNetwork(spec).to(self.device)
+        self.network = task.network.to(self.device)
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
         self.averaged = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=average)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
-        self.rooms = sorted(Path(config.data).glob("room-*.npz"))
-        held_out = sorted(Path(config.validation).glob("room-*.npz"))
-        if not self.rooms or not held_out:
-            raise ValueError(
-                f"training data: expected room-*.npz in {config.data} and {config.validation}, "
-                f"got {len(self.rooms)} and {len(held_out)}; make them with 'convonet rooms'"
-            )
-        self.validation = [s for path in held_out for s in read_room(path, self.lattice)]
         self.step, self.seconds, self.best_iou = 0, 0.0, 0.0
         if (folder / "last.pt").exists():
             self._resume(torch.load(folder / "last.pt", self.device, weights_only=True))
 
     @property
-    def averaged_network(self) -> CropNetwork:
-        """The exponential moving average of the weights."""
-        assert isinstance(self.averaged.module, CropNetwork)
+    def averaged_network(self) -> Any:
+        """The exponential moving average of the weights, a network as the task's."""
         return self.averaged.module
-
-    # ---- data -------------------------------------------------------------------------------
-
-    def batches(self, step: int) -> Iterator[list[Sample]]:
-        """Batches from a step on; batch k is the same whether resumed or not.
-
-        Rooms are taken in a shuffled order per epoch; `_POOL` rooms are mixed at a time so that
-        a batch does not come from one room.
-        """
-        epoch, skip, ready = 0, step, 0
-        while True:
-            if epoch and not ready:
-                raise ValueError(
-                    f"training data: expected at least {self.config.batch} crops in "
-                    f"{_POOL} rooms, got fewer; make more rooms or smaller batches"
-                )
-            rng = np.random.default_rng([self.config.seed, epoch])
-            order = rng.permutation(len(self.rooms))
-            for start in range(0, len(order), _POOL):
-                rooms = order[start : start + _POOL]
-                pool = [s for r in rooms for s in read_room(self.rooms[r], self.lattice)]
-                picked = rng.permutation(len(pool))
-                size = self.config.batch
-                for k in range(0, len(pool) - size + 1, size):
-                    ready += 1
-                    if skip:
-                        skip -= 1
-                        continue
-                    turns = np.random.default_rng([self.config.seed, epoch, start, k])
-                    yield [symmetric(pool[i], turns) for i in picked[k : k + size]]
-            epoch += 1
-
-    # ---- one step ---------------------------------------------------------------------------
-
-    def loss(self, network: CropNetwork, batch: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean cross-entropy, and (B Q,) logits and truth."""
-        boxes = batch_boxes([s.box for s in batch])
-        boxes = type(boxes)(*(getattr(boxes, k).to(self.device) for k in boxes.__slots__))
-        with torch.autocast(self.device.type, torch.bfloat16):
-            grid = network.encode(boxes)  # B C n n n
-            logits = torch.cat(
-                [network.decode(grid[i], s.queries.to(self.device)) for i, s in enumerate(batch)]
-            ).float()
-        truth = torch.cat([s.occupied for s in batch]).to(self.device)
-        return binary_cross_entropy_with_logits(logits, truth.float()), logits, truth
 
     def run(self, stop_at: int | None = None) -> Path:
         """Train until config.steps (or stop early, to go on later); returns the best checkpoint."""
@@ -129,14 +70,14 @@ class Trainer:
         end = config.steps if stop_at is None else min(stop_at, config.steps)
         started = time.monotonic() - self.seconds
         losses: list[float] = []
-        data = self.batches(self.step)
+        data = _ahead(self.task.batches(self.step))
         with tqdm(total=end, initial=self.step, unit="step", mininterval=5) as bar:
             while self.step < end:
                 lr = _cosine(self.step, config.steps, config.lr)
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr
                 self.network.train()
-                loss, _, _ = self.loss(self.network, next(data))
+                loss, _, _ = self.task.loss(self.network, next(data))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -159,28 +100,26 @@ class Trainer:
         The average of the statistics is not the statistics of the averaged weights.
         """
         network = self.averaged_network
-        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+        norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+        if not norms:
+            return
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
         network.train()
-        for batch in itertools.islice(self.batches(0), _STATISTICS_BATCHES):
-            self.loss(network, batch)
+        for batch in itertools.islice(self.task.batches(0), _STATISTICS_BATCHES):
+            self.task.loss(network, batch)
         network.eval()
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Scores of the averaged network over the validation crops.
+        """Scores of the averaged network over the validation batches.
 
         val_loss and val_iou as the network stands, the temperature that calibrates it, and the
         expected calibration error with that temperature.
         """
         network = self.averaged_network.eval()
-        size = self.config.batch
-        results = [
-            self.loss(network, self.validation[k : k + size])[1:]
-            for k in range(0, len(self.validation), size)
-        ]
+        results = [self.task.loss(network, batch)[1:] for batch in self.task.validation]
         logits, truth = (torch.cat(parts).cpu() for parts in zip(*results, strict=True))
         temperature = fit_temperature(logits, truth)
         occupied = logits > 0
@@ -209,13 +148,10 @@ class Trainer:
                 "step": self.step,
                 **scores,
                 "minutes": self.seconds / 60,
-                "rooms": len(self.rooms),
-                "train": asdict(config),
-                "command": (
-                    f"convonet train --data {config.data} --validation {config.validation} "
-                    f"-o {self.folder} --steps {config.steps} --batch {config.batch} "
-                    f"--lr {config.lr:g} --seed {config.seed}"
-                ),
+                **self.task.about,
+                "lr": config.lr,
+                "steps": config.steps,
+                "command": config.command,
             }
             zoo.save(self.folder / "best.pt", self.averaged_network, about)
         self._save()
@@ -241,7 +177,16 @@ class Trainer:
         self.step, self.seconds, self.best_iou = state["progress"]
 
 
-_POOL = 12
+def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, each read from the disk while the one before it is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches)
+        while True:
+            batch = coming.result()
+            coming = pool.submit(next, batches)
+            yield batch
+
+
 _STATISTICS_BATCHES = 24
 _WARM_UP = 100
 
