@@ -112,7 +112,7 @@ class LocalPoolPointnet(nn.Module):
         batch = torch.arange(b, device=position.device)[:, None]
         rows = {kind: sides[kind] ** len(AXES[kind]) + 1 for kind in cells}
         flat = {kind: (cell + batch * rows[kind]).reshape(-1) for kind, cell in cells.items()}
-        points = self.point_features(position.reshape(b * n, -1), list(flat.values()))  # P c
+        points = self.point_features(position.flatten(0, 1), list(flat.values()))  # P c
         features = {}
         for kind, cell in flat.items():
             table = scatter_mean(points, cell, b * rows[kind]).view(b, rows[kind], self.c_dim)
