@@ -216,7 +216,7 @@ def _rooms(parsed: argparse.Namespace) -> None:
     from convonet_ros.datasets.rooms import make_room
     from convonet_ros.datasets.samples import write_rooms
     from convonet_ros.geometry import Lattice
-    from convonet_ros.model.network import CropSpec
+    from convonet_ros.model.crops import CropSpec
     from convonet_ros.offline.pictures import picture_of_room
 
     spec = CropSpec()
@@ -282,7 +282,7 @@ def _train(parsed: argparse.Namespace) -> None:
     torch.manual_seed(seed)
     task: Task
     if config is None:
-        from convonet_ros.model.network import CropSpec
+        from convonet_ros.model.crops import CropSpec
 
         task = RoomCrops(data, parsed.validation, CropSpec(), batch, seed)
     else:

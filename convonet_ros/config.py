@@ -59,6 +59,9 @@ class MapConfig:
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     weights: str = knob("", "Path of a checkpoint; empty: the weights of the package.")
+    config: str = knob(
+        "", "What an upstream checkpoint is: its YAML file or its name; empty: the file says it."
+    )
     device: str = knob("auto", "Where to compute; auto takes CUDA where there is one.")
     precision: str = knob(
         "auto",

@@ -21,7 +21,7 @@ from tf2_msgs.msg import TFMessage
 
 from convonet_ros.datasets.camera import look_at
 from convonet_ros.geometry import quaternion_of
-from convonet_ros.model.network import CropNetwork, CropSpec
+from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.msg import MapStatus
 from convonet_ros.sensors import Intrinsics
 

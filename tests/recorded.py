@@ -13,7 +13,7 @@ from convonet_ros.datasets.recordings import Frame
 from convonet_ros.datasets.rooms import make_room
 from convonet_ros.geometry import inverse
 from convonet_ros.model import zoo
-from convonet_ros.model.network import CropNetwork, CropSpec
+from convonet_ros.model.crops import CropNetwork, CropSpec
 
 # A world that is not the map: TF and T_map_world have something to do.
 T_MAP_WORLD = np.array([[0, -1, 0, 0.25], [1, 0, 0, -0.5], [0, 0, 1, 0.125], [0, 0, 0, 1.0]])

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from convonet_ros.model import zoo
+from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.model.decoder import sample_trilinear
 from convonet_ros.model.encoder import scatter_mean
 from convonet_ros.model.features import BoxContent, batch_boxes
-from convonet_ros.model.network import CropNetwork, CropSpec
 
 SPEC = CropSpec(
     crop_voxels=8, halo_voxels=4, point_features=8, voxel_features=8, hidden=8, maps=4, levels=3

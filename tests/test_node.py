@@ -46,7 +46,7 @@ from convonet_ros.config import Config, with_values
 from convonet_ros.mapping.mapper import Mapper
 from convonet_ros.mapping.occupancy import OBSERVED_FREE, UNKNOWN
 from convonet_ros.model import zoo
-from convonet_ros.model.network import CropNetwork, CropSpec
+from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.msg import MeshUpdate, OccupancyVolume
 from convonet_ros.offline.files import read_grid
 from convonet_ros.ros.grid_rules import broken_rules

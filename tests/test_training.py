@@ -12,7 +12,7 @@ from convonet_ros.datasets.rooms import make_room
 from convonet_ros.datasets.samples import read_room, samples_of_room, symmetric, write_rooms
 from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
-from convonet_ros.model.network import CropSpec
+from convonet_ros.model.crops import CropSpec
 from convonet_ros.training.calibrate import calibration_error, fit_temperature
 from convonet_ros.training.trainer import TrainConfig, Trainer
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,8 @@ from torch.nn.functional import max_pool3d
 
 from convonet_ros.config import ModelConfig
 from convonet_ros.geometry import Lattice
-from convonet_ros.model.decoder import sample_trilinear
-from convonet_ros.model.features import BoxContent, batch_boxes
-from convonet_ros.model.network import CropNetwork
+from convonet_ros.model.crops import CropModel
+from convonet_ros.model.features import BoxContent
 
 
 def choose_device(name: str) -> torch.device:
@@ -34,10 +34,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of a name; auto takes bfloat16 where the processor computes in it."""
+def choose_precision(name: str, device: torch.device, trained_in: torch.dtype) -> torch.dtype:
+    """The arithmetic of a name; auto takes bfloat16 where a network was trained in it and the
+    processor computes in it."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if trained_in == torch.float32:
+        return trained_in
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
@@ -59,17 +62,15 @@ class Engine:
     does so bit for bit; batches there bring no speed, as one box keeps all cores busy.
     """
 
-    def __init__(self, network: CropNetwork, config: ModelConfig, temperature: float = 1.0) -> None:
+    def __init__(self, network: CropModel, config: ModelConfig, temperature: float = 1.0) -> None:
         self.device = choose_device(config.device)
         self.temperature = temperature
         self.threshold = logit(config.threshold)
-        spec = network.spec
-        self.lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
-        self._reach = round(config.completion_m / spec.voxel_m)
-        self._dtype = choose_precision(config.precision, self.device)
-        self._network = copy.deepcopy(network).eval().to(self.device)
-        self._network.unet.fold()
-        self._network.unet.to(self._dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.lattice = Lattice(network.voxel_m, network.crop_voxels, network.halo_voxels)
+        self._reach = round(config.completion_m / network.voxel_m)
+        own: Any = copy.deepcopy(network)
+        self._network = own.eval().to(self.device)
+        self._network.prepare(choose_precision(config.precision, self.device, network.trained_in))
 
     @torch.inference_mode()
     def infer(self, boxes: Sequence[BoxContent]) -> list[Tensor]:
@@ -82,9 +83,9 @@ class Engine:
         results = [nothing] * len(boxes)
         filled = [i for i, box in enumerate(boxes) if len(box.points)]
         if filled:
-            grids = self._network.encode(batch_boxes([boxes[i] for i in filled])).float()
-            for i, grid in zip(filled, grids, strict=True):
-                results[i] = self._decode(grid, self._reached(boxes[i]))
+            encoded = self._network.encode_boxes([boxes[i] for i in filled])
+            for i, features in zip(filled, encoded, strict=True):
+                results[i] = self._decode(features, self._reached(boxes[i]))
         return results
 
     def _reached(self, box: BoxContent) -> Tensor:
@@ -103,17 +104,16 @@ class Engine:
                 ).amax(dim=0)
         return near[0, 0] > 0
 
-    def _decode(self, grid: Tensor, reached: Tensor) -> Tensor:
-        """(C, n, n, n) features and the reached voxels to the crop's fine logits."""
+    def _decode(self, features: Any, reached: Tensor) -> Tensor:
+        """A box's features and the reached voxels to the crop's fine logits."""
         n, halo, sub = self.lattice.box_voxels, self.lattice.halo_voxels, self.lattice.SUB
         # One voxel more around the crop, to see a surface that passes right outside of it.
         inner = torch.zeros_like(reached)
         edge = slice(halo - 1, n - halo + 1)
         inner[edge, edge, edge] = reached[edge, edge, edge]
         cell = inner.nonzero()  # V 3
-        decode = self._network.decode_features
-        coarse = grid.new_full((n, n, n), torch.nan)
-        coarse[tuple(cell.T)] = decode(grid[:, cell[:, 0], cell[:, 1], cell[:, 2]].T, cell + 0.5)
+        coarse = torch.full((n, n, n), torch.nan, device=self.device)
+        coarse[tuple(cell.T)] = self._network.decode_centres(features, cell)
 
         cut = self.threshold * self.temperature
         sides = torch.stack([coarse >= cut, coarse < cut]).float()[:, None]  # 2 1 n n n
@@ -127,5 +127,5 @@ class Engine:
         corner = torch.cartesian_prod(steps, steps, steps)  # s 3
         target = (voxel[:, None] * sub + corner).reshape(-1, 3)
         points = (target + 0.5) / sub + halo
-        fine[tuple(target.T)] = decode(sample_trilinear(grid, points), points)
+        fine[tuple(target.T)] = self._network.decode(features, points)
         return (fine / self.temperature).clamp(-30, 30).half()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from convonet_ros.mapping.occupancy import OccupancyVolume, classify
 from convonet_ros.mapping.scheduler import Scheduler
 from convonet_ros.mapping.volume import CropIndex, Volume
 from convonet_ros.model import zoo
-from convonet_ros.model.network import CropNetwork
+from convonet_ros.model.crops import CropModel
 from convonet_ros.sensors import Scan
 
 # Observed free lattice points lie at least this far (in logits) below the threshold.
@@ -55,11 +54,11 @@ class Mapper:
     once nothing waits, the map equals the one inferred only at the end.
     """
 
-    def __init__(self, config: Config, network: CropNetwork | None = None) -> None:
+    def __init__(self, config: Config, network: CropModel | None = None) -> None:
         """network: None loads config.model.weights; ValueError when that file is no good."""
         temperature = 1.0
         if network is None:
-            network, about = zoo.load(Path(config.model.weights) if config.model.weights else "")
+            network, about = zoo.load_crops(config.model.weights, config.model.config)
             temperature = float(about.get("temperature", 1.0))
         self.config = config
         self.engine = Engine(network, config.model, temperature)

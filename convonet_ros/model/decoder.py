@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, leaky_relu
+from torch.nn.functional import embedding_bag, grid_sample, leaky_relu
 
 from convonet_ros.model.encoder import ResnetBlock
 
@@ -17,6 +17,13 @@ def sample(features: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Ten
     beyond them features stay constant.
     """
     axes = coordinates.shape[-1]
+    if axes == 3 and mode == "bilinear" and _is_plain_cpu(features):
+        last = torch.tensor(features.shape[:1:-1], dtype=torch.float32) - 1  # x y z
+        rows = [
+            _gathered(grid.movedim(0, -1), (place * last).clamp(min=0).minimum(last).flip(1))
+            for grid, place in zip(features, coordinates.float(), strict=True)
+        ]
+        return torch.stack(rows)
     places = (2.0 * coordinates.float() - 1.0).unflatten(1, (-1,) + (1,) * (axes - 1))
     found = grid_sample(
         features.float(), places, mode=mode, padding_mode="border", align_corners=True
@@ -31,6 +38,8 @@ def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
     """
     n = grid.shape[-1]
     lower = (points - 0.5).clamp(0, n - 1)
+    if _is_plain_cpu(grid):
+        return _gathered(grid.movedim(0, -1), lower)
     base = lower.floor().clamp(max=n - 2)
     weight = lower - base  # Q 3
     table = grid.flatten(1).T  # n^3 C
@@ -44,6 +53,33 @@ def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
         result = part if result is None else result + part
     assert result is not None
     return result
+
+
+def _is_plain_cpu(features: Tensor) -> bool:
+    """Whether `_gathered` pays: it has no second derivative and is for float32 on the CPU."""
+    plain = features.dtype == torch.float32 and features.device.type == "cpu"
+    return plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _gathered(grid: Tensor, places: Tensor) -> Tensor:
+    """(n0, n1, n2, C) at (Q, 3) places in cells, 0 to n - 1, interpolated: (Q, C).
+
+    A weighted sum of rows, some twenty times faster than grid_sample on a CPU.
+    """
+    sides = torch.tensor(grid.shape[:3], dtype=torch.float32)
+    base = places.floor().minimum(sides - 2).clamp(min=0)
+    part = places - base
+    share = torch.stack([1 - part, part], dim=2)  # Q 3 2
+    weight = share[:, 0, :, None, None] * share[:, 1, None, :, None] * share[:, 2, None, None]
+    _, n1, n2, channels = grid.shape
+    stride = torch.tensor([n1 * n2, n2, 1], dtype=torch.int32)
+    bits = torch.cartesian_prod(*[torch.tensor([0, 1], dtype=torch.int32)] * 3)  # 8 3
+    # Where there is one cell along an axis, it is its own neighbour, with share 0.
+    offset = (bits * stride * (sides > 1)).sum(1)
+    first = (base.int() * stride).sum(1)
+    index = (first[:, None] + offset).int()
+    table = grid.reshape(-1, channels)
+    return embedding_bag(index, table, mode="sum", per_sample_weights=weight.flatten(1))
 
 
 def sample_points(

@@ -28,6 +28,14 @@ class ResnetBlock(nn.Module):
         return self.shortcut(x) + self.fc_1(self.fc_0(x.relu()).relu())
 
 
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors of equal shape."""
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result
+
+
 def scatter_mean(features: Tensor, cell: Tensor, cells: int) -> Tensor:
     """(P, C) features and (P,) cells to the (cells, C) mean per cell; 0 where a cell is empty."""
     group = groups_of(cell)
@@ -88,7 +96,7 @@ class LocalPoolPointnet(nn.Module):
         groups = [groups_of(cell) for cell in cells]
         net = self.blocks[0](self.fc_pos(position))  # P h
         for block in self.blocks[1:]:
-            pooled = sum(self._pool(net, group) for group in groups)  # P h
+            pooled = total([self._pool(net, group) for group in groups])  # P h
             net = block(torch.cat([net, pooled], dim=1))
         return self.fc_c(net)
 
@@ -108,7 +116,7 @@ class LocalPoolPointnet(nn.Module):
         Returns (B, C, side, side[, side]) per kind, the first coordinate last. The cell after the
         last one is nowhere: its points are left out.
         """
-        b, n, _ = position.shape
+        b = len(position)
         batch = torch.arange(b, device=position.device)[:, None]
         rows = {kind: sides[kind] ** len(AXES[kind]) + 1 for kind in cells}
         flat = {kind: (cell + batch * rows[kind]).reshape(-1) for kind, cell in cells.items()}
@@ -126,7 +134,12 @@ def _mixed(
     """(B, cells, C) rows to (B, C, side, side[, side]), passed through the kind's U-Net."""
     image = table.unflatten(1, (side,) * len(AXES[kind])).movedim(-1, 1)
     unet = encoder.unet3d if kind == "grid" else encoder.unet
-    return image if unet is None else unet(image.contiguous())
+    if unet is None:
+        return image
+    if encoder.unet_dtype is None:
+        return unet(image)
+    with torch.autocast(image.device.type, encoder.unet_dtype):
+        return unet(image).float()
 
 
 class LocalVoxelEncoder(nn.Module):

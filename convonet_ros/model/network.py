@@ -1,4 +1,4 @@
-"""The networks: content in, occupancy logits at any point out."""
+"""The published family of networks: points or voxels in, occupancy logits at any point out."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from convonet_ros.model.decoder import LocalDecoder, sample, sample_points, sample_trilinear
-from convonet_ros.model.encoder import (
-    LocalPoolPointnet,
-    LocalVoxelEncoder,
-    scatter_mean,
-    voxel_centres,
-)
+from convonet_ros.model.decoder import sample, sample_points
+from convonet_ros.model.encoder import LocalVoxelEncoder, total, voxel_centres
 from convonet_ros.model.features import (
     Box,
-    BoxBatch,
     cell_index,
     cells_of_box,
     local_position,
@@ -27,72 +20,43 @@ from convonet_ros.model.features import (
 )
 from convonet_ros.model.onet import ResnetPointnet, VoxelEncoder
 from convonet_ros.model.pointnet2 import PointNetPlusPlus
-from convonet_ros.model.unet import UNet3D
 
 
 @dataclass(frozen=True, slots=True)
-class CropSpec:
-    """Shape of a crop network and of the lattice that it was trained on."""
+class CropLayout:
+    """How a crop network sees a scene (ConvONet, section 3.4).
 
-    voxel_m: float = 0.05
-    crop_voxels: int = 32
-    halo_voxels: int = 8
-    point_features: int = 32
-    voxel_features: int = 32
-    hidden: int = 32
-    point_blocks: int = 3
-    decoder_blocks: int = 3
-    maps: int = 16
-    levels: int = 4
-
-    @property
-    def box_voxels(self) -> int:
-        return self.crop_voxels + 2 * self.halo_voxels
-
-
-class CropNetwork(nn.Module):
-    """Fully convolutional occupancy network on the box of one crop (Peng et al., ECCV 2020).
-
-    Points (place in their voxel and direction to the sensor) pass a PointNet with local pooling,
-    their mean per voxel and the observed free space pass a 3D U-Net, and a point's occupancy is
-    decoded from the trilinear interpolation of the result.
+    unit: side of a voxel; query: voxels along the crop that a box is asked about; levels, depth:
+    of the 3D U-Net, and of the one that decides what a side must be a multiple of. encoding:
+    None (plain coordinates), linear or sin_cos position in the voxel.
     """
 
-    def __init__(self, spec: CropSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.points = LocalPoolPointnet(6, spec.point_features, spec.hidden, spec.point_blocks)
-        # beside the features: observed free, and the presence of points
-        self.unet = UNet3D(
-            spec.point_features + 2,
-            spec.voxel_features,
-            f_maps=spec.maps,
-            layer_order="cbr",
-            num_levels=spec.levels,
-            first_maps=spec.maps,
-        )
-        self.decoder = LocalDecoder(3, spec.voxel_features, spec.hidden, spec.decoder_blocks)
+    kinds: tuple[str, ...]
+    unit: float
+    query: int
+    levels: int
+    depth: int
+    encoding: str | None
 
-    def encode(self, batch: BoxBatch) -> Tensor:
-        """B boxes to (B, voxel_features, n, n, n)."""
-        b, _, n, _, _ = batch.free.shape
-        cells = b * n**3
-        features = self.points.point_features(batch.features, [batch.cell])  # P c
-        features = scatter_mean(features, batch.cell, cells)  # (b n^3) c
-        filled = features.new_zeros(cells, 1).index_fill_(0, batch.cell, 1.0)
-        volume = torch.cat([features, filled], dim=1).view(b, n, n, n, -1).permute(0, 4, 1, 2, 3)
-        volume = torch.cat([volume, batch.free.to(volume.dtype)], dim=1)  # B c+2 n n n
-        dtype = next(self.unet.parameters()).dtype
-        return self.unet(volume.to(dtype).contiguous(memory_format=torch.channels_last_3d))
+    @property
+    def side(self) -> int:
+        """Voxels along the box of a crop."""
+        return scene_side(self.query, self.levels, self.depth)
 
-    def decode(self, grid: Tensor, points: Tensor) -> Tensor:
-        """(C, n, n, n) features of one box at (Q, 3) points in voxels of the box: (Q,) logits."""
-        return self.decode_features(sample_trilinear(grid, points), points)
+    def position(self, points: Tensor, unit: float) -> Tensor:
+        """(B, N, 3) points to what the network takes as their position."""
+        return points if self.encoding is None else local_position(points, unit, self.encoding)
 
-    def decode_features(self, features: Tensor, points: Tensor) -> Tensor:
-        """(Q, C) features found at (Q, 3) points in voxels of the box: (Q,) logits."""
-        local = 2 * (points - points.floor()) - 1
-        return self.decoder(local.to(features.dtype), features)
+    def box(self, centre: np.ndarray) -> Box:
+        """The box of the crop around a centre, (3,)."""
+        half = self.side * self.unit / 2
+        return Box(centre - half, centre + half, self.side, self.unit)
+
+    def scene(self, padding: float) -> Box:
+        """The box of a whole scene in the unit cube."""
+        side = scene_side((1 + padding) / self.unit, self.levels, self.depth)
+        half = np.full(3, side * self.unit / 2, dtype=np.float32)
+        return Box(-half, half, side, self.unit)
 
 
 class OccupancyNetwork(nn.Module):
@@ -173,10 +137,8 @@ class OccupancyNetwork(nn.Module):
             )
             return self.decoder(queries.float(), found)
         position, coordinates = self._places(queries, features, box)
-        found = sum(
-            sample(features[kind], coordinates[kind], self.sample_mode) for kind in features
-        )
-        return self.decoder(position, found)
+        parts = [sample(features[kind], coordinates[kind], self.sample_mode) for kind in features]
+        return self.decoder(position, total(parts))
 
     def forward(self, queries: Tensor, inputs: Tensor, box: Box | None = None) -> Tensor:
         """(B, M, 3) queries and inputs as of `encode` to (B, M) logits."""
@@ -207,40 +169,3 @@ class OccupancyNetwork(nn.Module):
         cells = {kind: cells_of_box(inputs, box, kind) for kind in crop.kinds}
         sides = dict.fromkeys(cells, box.side)
         return self.encoder(crop.position(inputs, box.unit), cells, sides)
-
-
-@dataclass(frozen=True, slots=True)
-class CropLayout:
-    """How a crop network sees a scene (ConvONet, section 3.4).
-
-    unit: side of a voxel; query: voxels along the crop that a box is asked about; levels, depth:
-    of the 3D U-Net, and of the one that decides what a side must be a multiple of. encoding:
-    None (plain coordinates), linear or sin_cos position in the voxel.
-    """
-
-    kinds: tuple[str, ...]
-    unit: float
-    query: int
-    levels: int
-    depth: int
-    encoding: str | None
-
-    @property
-    def side(self) -> int:
-        """Voxels along the box of a crop."""
-        return scene_side(self.query, self.levels, self.depth)
-
-    def position(self, points: Tensor, unit: float) -> Tensor:
-        """(B, N, 3) points to what the network takes as their position."""
-        return points if self.encoding is None else local_position(points, unit, self.encoding)
-
-    def box(self, centre: np.ndarray) -> Box:
-        """The box of the crop around a centre, (3,)."""
-        half = self.side * self.unit / 2
-        return Box(centre - half, centre + half, self.side, self.unit)
-
-    def scene(self, padding: float) -> Box:
-        """The box of a whole scene in the unit cube."""
-        side = scene_side((1 + padding) / self.unit, self.levels, self.depth)
-        half = np.full(3, side * self.unit / 2, dtype=np.float32)
-        return Box(-half, half, side, self.unit)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, max_pool3d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from convonet_ros.model import slabs
+
 # ---- planes ------------------------------------------------------------------------------------
 
 
@@ -97,7 +99,7 @@ class UNet2D(nn.Module):
 
 # ---- grids -------------------------------------------------------------------------------------
 
-_LAYERS = {"r": "ReLU", "l": "LeakyReLU", "e": "ELU", "g": "groupnorm", "b": "batchnorm"}
+_NAMES = {"r": "ReLU", "l": "LeakyReLU", "e": "ELU", "b": "batchnorm"}
 
 
 class ConvUnit(nn.Sequential):
@@ -124,11 +126,11 @@ class ConvUnit(nn.Sequential):
                     )
                 self.add_module("groupnorm", nn.GroupNorm(groups, size))
             else:
-                makes = {
-                    "r": nn.ReLU, "e": nn.ELU, "l": lambda: nn.LeakyReLU(0.1),
-                    "b": lambda size=size: nn.BatchNorm3d(size),
+                layers: dict[str, nn.Module] = {
+                    "r": nn.ReLU(), "e": nn.ELU(), "l": nn.LeakyReLU(0.1),
+                    "b": nn.BatchNorm3d(size),
                 }  # fmt: skip
-                self.add_module(_LAYERS[letter], makes[letter]())
+                self.add_module(_NAMES[letter], layers[letter])
 
     def fold(self) -> None:
         """Put a batch normalisation after the convolution into it (inference only)."""
@@ -185,6 +187,7 @@ class UNet3D(nn.Module):
                 f"with an activation, got {layer_order!r}"
             )
         maps = [f_maps * 2**k for k in range(num_levels)] if isinstance(f_maps, int) else [*f_maps]
+        self.order = layer_order
         self.encoders = nn.ModuleList()
         for level, width in enumerate(maps):
             before = maps[level - 1] if level else in_channels
@@ -202,6 +205,12 @@ class UNet3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, n, n, n) -> (B, out_channels, n, n, n)."""
+        x = slabs.infer(self, x) if slabs.fits(self, x) else self._forward(x)
+        return x if self.activation is None else self.activation(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        # torch's group normalisation of channels-last tensors is less exact.
+        x = x.contiguous() if "g" in self.order else x
         skips: list[Tensor] = []
         for block in self.encoders:
             x = block(max_pool3d(x, 2) if skips else x)
@@ -211,8 +220,7 @@ class UNet3D(nn.Module):
             skip = skips.pop()
             x = interpolate(x, size=skip.shape[2:], mode="nearest")
             x = block(torch.cat([skip, x], dim=1))
-        x = self.final_conv(x)
-        return x if self.activation is None else self.activation(x)
+        return self.final_conv(x)
 
     def fold(self) -> None:
         """Fold every batch normalisation that follows its convolution into it (inference only)."""

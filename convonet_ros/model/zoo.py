@@ -14,10 +14,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from convonet_ros.model.crops import CropModel, CropNetwork, CropSpec, UpstreamCrops
 from convonet_ros.model.decoder import LocalDecoder
 from convonet_ros.model.encoder import LocalPoolPointnet, LocalVoxelEncoder
 from convonet_ros.model.features import AXES, SIN_COS_SIZE
-from convonet_ros.model.network import CropLayout, CropNetwork, CropSpec, OccupancyNetwork
+from convonet_ros.model.network import CropLayout, OccupancyNetwork
 from convonet_ros.model.onet import ConditionalDecoder, ResnetPointnet, VoxelEncoder
 from convonet_ros.model.pointnet2 import PointNetPlusPlus
 
@@ -186,7 +187,7 @@ def _build(model: dict[str, Any], data: dict[str, Any], config: dict) -> Occupan
     encoder_kwargs = dict(model.get("encoder_kwargs") or {})
     decoder_kwargs = dict(model.get("decoder_kwargs") or {})
     kinds = _kinds(encoder_kwargs.pop("plane_type", "xz"))
-    sides = {
+    sides: dict[str, Any] = {
         kind: encoder_kwargs.get("grid_resolution" if kind == "grid" else "plane_resolution")
         for kind in kinds
     }
@@ -383,6 +384,17 @@ def load(
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"weights {path}: not a checkpoint of this network ({reason})") from error
+
+
+def load_crops(path: str | Path = "", config: str = "") -> tuple[CropModel, dict[str, Any]]:
+    """As `load`, for the map: ValueError also for a network that is not fully convolutional."""
+    network, about = load(path, config or None)
+    if isinstance(network, CropNetwork):
+        return network, about
+    try:
+        return UpstreamCrops(network).eval(), about
+    except ValueError as error:
+        raise ValueError(f"weights {path}: {error}") from error
 
 
 def _upstream_config(path: Path, config: str | Path | dict[str, Any] | None) -> dict[str, Any]:

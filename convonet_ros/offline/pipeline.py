@@ -21,7 +21,7 @@ from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D, OccupancyVolume
 from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.model import zoo
-from convonet_ros.model.network import CropNetwork
+from convonet_ros.model.crops import CropModel
 from convonet_ros.offline.files import merged, write_bytes, write_grid, write_mesh
 from convonet_ros.sensors import points_from_depth
 
@@ -55,16 +55,17 @@ def map_recording(
     recording: Recording,
     config: Config,
     progress: Progress = lambda what, done, total: None,
-    network: CropNetwork | None = None,
+    network: CropModel | None = None,
 ) -> OfflineMap:
     """Map a recording. `network` None: the weights that the configuration names.
 
     The window holds the whole recording where memory allows, else it rolls with the camera.
     Raises ValueError when no frame of the recording can be mapped.
     """
-    loaded, about = (network, {}) if network else zoo.load(config.model.weights)
-    spec = loaded.spec
-    lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
+    loaded, about = (
+        (network, {}) if network else zoo.load_crops(config.model.weights, config.model.config)
+    )
+    lattice = Lattice(loaded.voxel_m, loaded.crop_voxels, loaded.halo_voxels)
     started = time.monotonic()
     config, middle = window_for(extent(recording, config, progress), config, lattice)
     mapper = Mapper(config, network)

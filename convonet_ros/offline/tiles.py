@@ -18,7 +18,7 @@ from convonet_ros.model.network import CropLayout, OccupancyNetwork
 from convonet_ros.offline import mise
 
 _MARGIN = np.float32(0.01)  # around the cloud
-_QUERIES = 100_000  # decoded at a time
+_QUERIES = 32_768  # decoded at a time: they stay in the cache
 _MAX_CROPS = 1_000_000
 
 

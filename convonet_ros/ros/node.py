@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from convonet_ros.mapping.mapper import Mapper, MapUpdate
-from convonet_ros.model.network import CropNetwork
+from convonet_ros.model.crops import CropModel
 from convonet_ros.msg import MapStatus
 from convonet_ros.offline.files import merged, write_grid, write_mesh
 from convonet_ros.ros import messages, transforms
@@ -54,7 +54,7 @@ class ReconstructNode(Node):
 
     def __init__(
         self,
-        network: CropNetwork | None = None,
+        network: CropModel | None = None,
         parameter_overrides: list[Parameter] | None = None,
     ) -> None:
         """network: None loads the configured weights. Raises ValueError for bad parameters and

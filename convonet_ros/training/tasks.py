@@ -16,8 +16,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from convonet_ros.datasets.samples import Sample, read_room, symmetric
 from convonet_ros.datasets.shapes import EmptyCropError, Item, Shapes
 from convonet_ros.geometry import Lattice
+from convonet_ros.model.crops import CropNetwork, CropSpec
+from convonet_ros.model.encoder import LocalPoolPointnet, LocalVoxelEncoder
 from convonet_ros.model.features import batch_boxes
-from convonet_ros.model.network import CropNetwork, CropSpec, OccupancyNetwork
+from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.zoo import from_upstream
 
 _POOL = 12  # rooms that are mixed at a time
@@ -115,7 +117,7 @@ class ShapeFolder:
         config = _within_reach(config, Path(data))
         self.network = from_upstream(config)
         for module in self.network.modules():
-            if hasattr(module, "unet_dtype"):
+            if isinstance(module, LocalPoolPointnet | LocalVoxelEncoder):
                 module.unet_dtype = torch.bfloat16
         self.shapes = Shapes(Path(data), config, "train")
         held_out = Shapes(Path(data), config, "val")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = task.network.to(self.device)
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)
-        self.averaged = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=average)
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            self.network, multi_avg_fn=partial(_average, decay=config.ema)
+        )
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.step, self.seconds, self.best_iou = 0, 0.0, 0.0
+        self.step, self.seconds, self.best_iou = 0, 0.0, -1.0
         if (folder / "last.pt").exists():
             self._resume(torch.load(folder / "last.pt", self.device, weights_only=True))
 
@@ -185,6 +187,13 @@ def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
             batch = coming.result()
             coming = pool.submit(next, batches)
             yield batch
+
+
+@torch.no_grad()
+def _average(averaged: Any, current: Any, count: Any, decay: float) -> None:
+    """Exponential moving average that forgets the first weights quickly."""
+    early = (1 + float(count)) / (10 + float(count))
+    torch._foreach_lerp_(averaged, current, 1 - min(decay, early))
 
 
 _STATISTICS_BATCHES = 24

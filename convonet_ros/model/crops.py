@@ -1,0 +1,189 @@
+"""Networks that the map can run crop by crop: ours, and upstream's fully convolutional ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convonet_ros.model.decoder import LocalDecoder, sample_trilinear
+from convonet_ros.model.encoder import LocalPoolPointnet, scatter_mean
+from convonet_ros.model.features import Box, BoxBatch, BoxContent, batch_boxes
+from convonet_ros.model.network import OccupancyNetwork
+from convonet_ros.model.unet import UNet3D
+
+
+class CropModel(Protocol):
+    """What the engine of the map needs of a network.
+
+    voxel_m, crop_voxels, halo_voxels: the lattice that it was trained on. trained_in: the
+    arithmetic in which it gives the results that it was trained or published with.
+    """
+
+    trained_in: torch.dtype
+
+    @property
+    def voxel_m(self) -> float: ...
+
+    @property
+    def crop_voxels(self) -> int: ...
+
+    @property
+    def halo_voxels(self) -> int: ...
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Make ready for inference in this arithmetic; the weights may be changed for good."""
+
+    def encode_boxes(self, boxes: Sequence[BoxContent]) -> Sequence[Any]:
+        """The features of each box; none of them may be without points."""
+
+    def decode(self, features: Any, points: Tensor) -> Tensor:
+        """One box's features at (Q, 3) points in voxels of the box: (Q,) logits."""
+
+    def decode_centres(self, features: Any, voxels: Tensor) -> Tensor:
+        """One box's features at the centres of (Q, 3) int64 voxels: (Q,) logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class CropSpec:
+    """Shape of a crop network and of the lattice that it was trained on."""
+
+    voxel_m: float = 0.05
+    crop_voxels: int = 32
+    halo_voxels: int = 8
+    point_features: int = 32
+    voxel_features: int = 32
+    hidden: int = 32
+    point_blocks: int = 3
+    decoder_blocks: int = 3
+    maps: int = 16
+    levels: int = 4
+
+    @property
+    def box_voxels(self) -> int:
+        return self.crop_voxels + 2 * self.halo_voxels
+
+
+class CropNetwork(nn.Module):
+    """Fully convolutional occupancy network on the box of one crop (Peng et al., ECCV 2020).
+
+    Points (place in their voxel and direction to the sensor) pass a PointNet with local pooling,
+    their mean per voxel and the observed free space pass a 3D U-Net, and a point's occupancy is
+    decoded from the trilinear interpolation of the result.
+    """
+
+    def __init__(self, spec: CropSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.points = LocalPoolPointnet(6, spec.point_features, spec.hidden, spec.point_blocks)
+        # beside the features: observed free, and the presence of points
+        self.unet = UNet3D(
+            spec.point_features + 2,
+            spec.voxel_features,
+            f_maps=spec.maps,
+            layer_order="cbr",
+            num_levels=spec.levels,
+            first_maps=spec.maps,
+        )
+        self.decoder = LocalDecoder(3, spec.voxel_features, spec.hidden, spec.decoder_blocks)
+
+    def encode(self, batch: BoxBatch) -> Tensor:
+        """B boxes to (B, voxel_features, n, n, n)."""
+        b, _, n, _, _ = batch.free.shape
+        cells = b * n**3
+        features = self.points.point_features(batch.features, [batch.cell])  # P c
+        features = scatter_mean(features, batch.cell, cells)  # (b n^3) c
+        filled = features.new_zeros(cells, 1).index_fill_(0, batch.cell, 1.0)
+        volume = torch.cat([features, filled], dim=1).view(b, n, n, n, -1).permute(0, 4, 1, 2, 3)
+        volume = torch.cat([volume, batch.free.to(volume.dtype)], dim=1)  # B c+2 n n n
+        dtype = next(self.unet.parameters()).dtype
+        return self.unet(volume.to(dtype).contiguous(memory_format=torch.channels_last_3d))
+
+    def decode(self, features: Tensor, points: Tensor) -> Tensor:
+        """(C, n, n, n) features of one box at (Q, 3) points in voxels of the box: (Q,) logits."""
+        return self.decode_features(sample_trilinear(features, points), points)
+
+    def decode_features(self, features: Tensor, points: Tensor) -> Tensor:
+        """(Q, C) features found at (Q, 3) points in voxels of the box: (Q,) logits."""
+        local = 2 * (points - points.floor()) - 1
+        return self.decoder(local.to(features.dtype), features)
+
+    # ---- what the engine needs ----
+
+    trained_in = torch.bfloat16
+
+    @property
+    def voxel_m(self) -> float:
+        return self.spec.voxel_m
+
+    @property
+    def crop_voxels(self) -> int:
+        return self.spec.crop_voxels
+
+    @property
+    def halo_voxels(self) -> int:
+        return self.spec.halo_voxels
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Fold batch normalisation, channels last, the U-Net in `dtype`."""
+        self.unet.fold()
+        self.unet.to(dtype).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def encode_boxes(self, boxes: Sequence[BoxContent]) -> Tensor:
+        """B boxes to (B, voxel_features, n, n, n) float32."""
+        return self.encode(batch_boxes(boxes)).float()
+
+    def decode_centres(self, features: Tensor, voxels: Tensor) -> Tensor:
+        """(C, n, n, n) features of one box at the centres of (Q, 3) voxels: (Q,) logits."""
+        x, y, z = voxels.unbind(1)
+        return self.decode_features(features[:, x, y, z].T, voxels + 0.5)
+
+
+class UpstreamCrops(nn.Module):
+    """A crop network of upstream's layout on the boxes of the map, with upstream's results.
+
+    The lattice is the network's: voxels of data.unit_size metres, crops of data.query_vol_size of
+    them, and the halo that upstream's rule gives. Directions and free space are not looked at.
+    """
+
+    trained_in = torch.float32
+
+    def __init__(self, network: OccupancyNetwork) -> None:
+        """Raises ValueError for a network or a lattice that the map cannot use."""
+        super().__init__()
+        crop = network.crop
+        if crop is None or crop.encoding is None:
+            got = "one for the unit cube" if crop is None else "one that sees plain coordinates"
+            raise ValueError(
+                "expected a fully convolutional network that sees positions in the voxel "
+                f"(encoder pointnet_crop_local_pool, local_coord true), got {got}"
+            )
+        beyond = crop.side - crop.query
+        if beyond % 2:
+            raise ValueError(
+                f"data.query_vol_size: expected a crop in the middle of its box of {crop.side} "
+                f"voxels, got {crop.query}; write a checkpoint with an even number by 'convonet "
+                "convert --set data.query_vol_size=32 --set data.unit_size=0.05' (metres)"
+            )
+        self.network = network
+        self.voxel_m, self.crop_voxels, self.halo_voxels = crop.unit, crop.query, beyond // 2
+        # In voxels, with its corner on the lattice: positions in the voxel are those of the map.
+        self._box = Box(np.zeros(3), np.full(3, crop.side), crop.side, 1.0)
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        encoder = self.network.encoder
+        assert isinstance(encoder, LocalPoolPointnet)
+        encoder.unet_dtype = None if dtype == torch.float32 else dtype
+
+    def encode_boxes(self, boxes: Sequence[BoxContent]) -> list[dict[str, Tensor]]:
+        return [self.network.encode(box.points[None], self._box) for box in boxes]
+
+    def decode(self, features: dict[str, Tensor], points: Tensor) -> Tensor:
+        return self.network.decode(features, points[None], self._box)[0]
+
+    def decode_centres(self, features: dict[str, Tensor], voxels: Tensor) -> Tensor:
+        return self.decode(features, voxels + 0.5)
