@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from convonet_ros.model.unet import UNet3D
 
 _SLAB_BYTES = 20 << 20
+_MIN_VOXELS = 48**3  # below, going over slabs costs more than it saves
 _ORDER = ("groupnorm", "conv", "ReLU")
 
 
@@ -32,13 +33,15 @@ def fits(net: UNet3D, x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and net.order == "gcr"
+        and x.shape[2:].numel() >= _MIN_VOXELS
         and all(n % halvings == 0 for n in x.shape[2:])
     )
 
 
 def infer(net: UNet3D, x: Tensor) -> Tensor:
     """(B, C, D, H, W) float32 to (B, out, D, H, W), before a last activation; see `fits`."""
-    return torch.cat([_infer(net, volume) for volume in x.permute(0, 2, 3, 4, 1)])
+    volumes = [_infer(net, volume) for volume in x.permute(0, 2, 3, 4, 1)]
+    return volumes[0] if len(volumes) == 1 else torch.cat(volumes)
 
 
 def _infer(net: UNet3D, x: Tensor) -> Tensor:
@@ -86,8 +89,10 @@ class _Moments:
         d, h, w, c = slab.shape
         if self.count == 0:
             self.pivot = slab[d // 2, h // 2, w // 2].clone()
+            self.scratch = torch.empty_like(slab)  # fresh memory costs more than the arithmetic
+        away = torch.sub(slab, self.pivot, out=self.scratch[:d])
         # Every column counts as a channel.
-        rows = (slab - self.pivot).view(1, d * h, 1, w * c).permute(0, 3, 1, 2)
+        rows = away.view(1, d * h, 1, w * c).permute(0, 3, 1, 2)
         mean, variance = torch.batch_norm_update_stats(rows, None, None, 0.0)
         mean, variance = mean.double().view(w, c), variance.double().view(w, c)
         here = mean.mean(0)
@@ -202,8 +207,10 @@ def _pooled(x: Tensor) -> tuple[Tensor, _Moments]:
 
 
 def _planes(x: Tensor) -> int:
-    """Planes in a slab: an even number."""
-    return max(2, _SLAB_BYTES // (x[0].numel() * x.element_size()) // 2 * 2)
+    """Planes in a slab: an even number, and about the same in all slabs."""
+    depth, most = len(x), max(2, _SLAB_BYTES // (x[0].numel() * x.element_size()))
+    slabs = -(-depth // most)
+    return -(-depth // (2 * slabs)) * 2
 
 
 def _as_batch(x: Tensor) -> Tensor:
