@@ -38,3 +38,16 @@ def goldens() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no outputs at {folder}; CONVONET_SHARED names the folder that holds goldens/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two objects and a room on disk."""
+    from convonet_ros.datasets.generated import write_shapes
+
+    path = tmp_path_factory.mktemp("shapes")
+    assert len(list(write_shapes(path, "objects", range(1, 3), "train", workers=2))) == 2
+    assert len(list(write_shapes(path, "rooms", range(1), "train", workers=1))) == 1
+    for kind in ("objects", "rooms"):
+        (path / kind / "test.lst").write_text((path / kind / "train.lst").read_text())
+    return path

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convonet_ros.datasets.generated import occupied, shape_solids, write_shapes
+from convonet_ros.datasets.generated import shape_solids, write_shapes
 from convonet_ros.datasets.shapes import read_cloud
+from convonet_ros.datasets.solids import occupied
 from convonet_ros.model import zoo
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.offline.pictures import picture_of_methods
@@ -24,6 +25,7 @@ from convonet_ros.training.evaluate import (
     picture_of_networks,
     read_evaluation,
 )
+from convonet_ros.training.targets import Targets
 
 ROOMS = range(2)
 LOGIT = 4.0
@@ -141,6 +143,7 @@ def test_results_are_written_and_read(evaluation: Evaluation, tmp_path: Path) ->
     assert (settings["split"], settings["resolution"], settings["seed"]) == ("test", 32, 0)
     assert settings["networks"]["oracle"]["about"] == {"step": 7, "score": None}
     assert settings["networks"]["oracle"]["data"]["pointcloud_n"] == 10000
+    assert evaluation.rows["oracle"]["F-score"] < settings["perfect F-score"] < 1
     assert len(content["models"]) == 4
     again = read_evaluation(tmp_path / "out")
     assert again.rows["oracle"] == evaluation.rows["oracle"]
@@ -190,6 +193,26 @@ def test_a_network_of_objects_on_a_folder_of_rooms_and_its_own_threshold(folder:
     assert found.rows["fresh"]["empty"] == 1
     assert found.rows["fresh"]["parameters"] > 1e5
     assert fresh.training  # as it was
+
+
+def test_the_target_is_all_files_and_a_perfect_score_needs_a_seed(
+    folder: Path, tmp_path: Path
+) -> None:
+    nothing: Any = {"nothing": (Nothing(), {})}
+    points = Targets(nothing, folder, "test", 0).truth(0)[0]
+    paths = sorted((folder / "rooms" / "000000" / "pointcloud").iterdir())
+    stored = np.concatenate([read_cloud(path)[0] for path in paths])
+    assert len(points) == 80_000
+    np.testing.assert_array_equal(points, stored.astype(np.float32))
+    # another's files under the name of a seed, and a category that no seed is of
+    for category, model in (("rooms", "000001"), ("flats", "000000")):
+        (tmp_path / category).mkdir()
+        (tmp_path / category / model).symlink_to(folder / "rooms" / "000000")
+        (tmp_path / category / "test.lst").write_text(model)
+    targets = Targets(nothing, tmp_path, "test", 0)
+    assert [targets.seed_of(index, points) for index in range(2)] == [None, None]
+    found = evaluate_folder(nothing, tmp_path, limit=1, resolution=4, steps=1, samples=100)
+    assert found.settings["perfect F-score"] is None
 
 
 def test_what_cannot_be_evaluated_is_told(folder: Path, networks: Any, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from convonet_ros.mapping.meshing import Mesh, no_mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D
-from convonet_ros.offline.files import merged, read_grid, write_bytes, write_grid, write_mesh
+from convonet_ros.offline.files import merged, read_grid, write_grid, write_mesh
+from convonet_ros.storage import write_bytes
 
 
 def crops_of_a_sphere() -> list[Mesh]:

@@ -1,4 +1,4 @@
-"""Folders in upstream's format: the same items as upstream's loader, and shapes made from seeds."""
+"""Folders in upstream's format: the same items as upstream's loader."""
 
 from __future__ import annotations
 
@@ -9,16 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.furniture import box, cylinder, ellipsoid
-from convonet_ros.datasets.generated import (
-    ShapeKind,
-    occupied,
-    sample_surface,
-    shape_mesh,
-    shape_solids,
-    write_shapes,
-)
+from convonet_ros.datasets.generated import ShapeKind, shape_solids
 from convonet_ros.datasets.shapes import EmptyCropError, Shapes, read_cloud, read_voxels
+from convonet_ros.datasets.solids import occupied
 
 BOTH: tuple[ShapeKind, ...] = ("objects", "rooms")
 CROP_MODEL = {"encoder_kwargs": {"plane_type": ["grid", "xz"], "unet3d_kwargs": {"num_levels": 3}}}
@@ -39,17 +32,6 @@ def config(input_type: str, kind: ShapeKind = "objects", **data: Any) -> dict[st
     sizes = {"pointcloud_n": 500, "pointcloud_noise": 0.005, "points_subsample": 200}
     section = {"classes": [kind], "input_type": input_type, **files, **sizes, **crop, **data}
     return {"data": section, "model": CROP_MODEL, "generation": {"sliding_window": False}}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two objects and a room on disk."""
-    path = tmp_path_factory.mktemp("shapes")
-    assert len(list(write_shapes(path, "objects", range(1, 3), "train", workers=2))) == 2
-    assert len(list(write_shapes(path, "rooms", range(1), "train", workers=1))) == 1
-    for kind in BOTH:
-        (path / kind / "test.lst").write_text((path / kind / "train.lst").read_text())
-    return path
 
 
 def draw(folder: Path, settings: dict[str, Any], split: str = "train", seed: int = 0) -> Any:
@@ -104,8 +86,8 @@ def test_items_are_those_of_upstream(goldens: Path, tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_point_clouds_and_queries_fit_the_shape(folder: Path, kind: ShapeKind) -> None:
-    item = draw(folder, config("pointcloud", kind))
+def test_point_clouds_and_queries_fit_the_shape(shapes_folder: Path, kind: ShapeKind) -> None:
+    item = draw(shapes_folder, config("pointcloud", kind))
     assert set(item) == {"points", "points.occ", "inputs", "inputs.normals"}
     assert item["points"].shape == (200, 3)
     assert item["inputs"].shape == item["inputs.normals"].shape == (500, 3)
@@ -114,40 +96,43 @@ def test_point_clouds_and_queries_fit_the_shape(folder: Path, kind: ShapeKind) -
     assert (occupied(solids, item["points"]) == item["points.occ"]).mean() > 0.98  # noise of 1e-4
     out = item["inputs"] + 0.03 * item["inputs.normals"]
     assert occupied(solids, out).mean() < 0.4
-    again = draw(folder, config("pointcloud", kind))
-    other = draw(folder, config("pointcloud", kind), seed=1)
+    again = draw(shapes_folder, config("pointcloud", kind))
+    other = draw(shapes_folder, config("pointcloud", kind), seed=1)
     np.testing.assert_array_equal(item["inputs"], again["inputs"])
     assert not np.array_equal(item["inputs"], other["inputs"])
 
 
-def test_validation_gets_all_query_points_and_voxels(folder: Path) -> None:
-    item = draw(folder, config("pointcloud"), split="test")
+def test_validation_gets_all_query_points_and_voxels(shapes_folder: Path) -> None:
+    item = draw(shapes_folder, config("pointcloud"), split="test")
     assert item["points_iou"].shape == (100_000, 3)
     assert item["points_iou.occ"].shape == (100_000,)
     assert item["voxels"].shape == (32, 32, 32)
-    rooms = draw(folder, config("pointcloud", "rooms"), split="test")
+    rooms = draw(shapes_folder, config("pointcloud", "rooms"), split="test")
     assert rooms["points_iou"].shape == (40_000, 3)
     assert "voxels" not in rooms
 
 
-def test_queries_of_both_kinds(folder: Path) -> None:
-    item = draw(folder, config("pointcloud", points_subsample=[30, 20]))
+def test_queries_of_both_kinds(shapes_folder: Path) -> None:
+    item = draw(shapes_folder, config("pointcloud", points_subsample=[30, 20]))
     np.testing.assert_array_equal(item["points.occ"], np.repeat([0, 1], [30, 20]))
     assert 0.0 < item["points.volume"] < 0.5
 
 
-def test_partial_clouds_lack_one_side(folder: Path) -> None:
+def test_partial_clouds_lack_one_side(shapes_folder: Path) -> None:
     settings = config("partial_pointcloud", pointcloud_n=20_000, pointcloud_noise=0.0)
-    whole, _ = read_cloud(folder / "objects" / "000001" / "pointcloud.npz")
+    whole, _ = read_cloud(shapes_folder / "objects" / "000001" / "pointcloud.npz")
     extent = np.ptp(whole.astype(float), axis=0)
     for seed in range(4):
-        part = np.ptp(draw(folder, settings, seed=seed)["inputs"].astype(float), axis=0) / extent
+        part = (
+            np.ptp(draw(shapes_folder, settings, seed=seed)["inputs"].astype(float), axis=0)
+            / extent
+        )
         assert (part > 0.68).all()
         assert (part < 0.999).sum() >= 1
 
 
-def test_crops_are_indexed_in_their_input_volume(folder: Path) -> None:
-    item = draw(folder, config("pointcloud_crop", "rooms", pointcloud_n=8000))
+def test_crops_are_indexed_in_their_input_volume(shapes_folder: Path) -> None:
+    item = draw(shapes_folder, config("pointcloud_crop", "rooms", pointcloud_n=8000))
     volume = item["volume"]
     (low, high), reso = volume["input_vol"], volume["reso"]
     assert reso == 44  # 12 + 2 ** (3 + 2) - 1, then a multiple of 4
@@ -172,10 +157,10 @@ def test_crops_are_indexed_in_their_input_volume(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("sliding", "reso"), [(False, 88), (True, 1)])
-def test_crops_of_a_test_split_are_the_scene(folder: Path, sliding: bool, reso: int) -> None:
+def test_crops_of_a_test_split_are_the_scene(shapes_folder: Path, sliding: bool, reso: int) -> None:
     settings = config("pointcloud_crop", "rooms")
     settings["generation"]["sliding_window"] = sliding
-    item = draw(folder, settings, split="test")
+    item = draw(shapes_folder, settings, split="test")
     assert item["volume"]["reso"] == reso
     assert not item["inputs.mask"].any()
     assert len(item["points_iou"]) > 39_000  # some noise ends outside of the padding
@@ -183,8 +168,8 @@ def test_crops_of_a_test_split_are_the_scene(folder: Path, sliding: bool, reso: 
         np.testing.assert_allclose(item["volume"]["input_vol"], [[-0.88] * 3, [0.88] * 3])
 
 
-def test_voxels_are_inputs_with_x_first(folder: Path) -> None:
-    item = draw(folder, config("voxels"), split="test")
+def test_voxels_are_inputs_with_x_first(shapes_folder: Path) -> None:
+    item = draw(shapes_folder, config("voxels"), split="test")
     np.testing.assert_array_equal(item["inputs"], item["voxels"])
     assert item["inputs"].dtype == np.float32
     assert set(np.unique(item["inputs"])) == {0.0, 1.0}
@@ -194,15 +179,15 @@ def test_voxels_are_inputs_with_x_first(folder: Path) -> None:
     solid = occupied(solids, centres).reshape(32, 32, 32)
     assert item["inputs"][solid].all()
     far = np.zeros_like(solid)  # no voxel is filled that has no neighbour in the shape
-    points, _ = read_cloud(folder / "objects" / "000001" / "pointcloud.npz")
+    points, _ = read_cloud(shapes_folder / "objects" / "000001" / "pointcloud.npz")
     near = np.clip(np.floor((points.astype(float) + 0.5) * 32), 0, 31).astype(int)
     for step in np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), axis=-1).reshape(-1, 3):
         far[tuple(np.clip(near + step, 0, 31).T)] = True
     assert not item["inputs"][~solid & ~far].any()
 
 
-def test_binvox_is_stored_x_z_y_with_the_cube_in_its_header(folder: Path) -> None:
-    path = folder / "objects" / "000002" / "model.binvox"
+def test_binvox_is_stored_x_z_y_with_the_cube_in_its_header(shapes_folder: Path) -> None:
+    path = shapes_folder / "objects" / "000002" / "model.binvox"
     header, raw = path.read_bytes().split(b"data\n", 1)
     lines = dict(line.split(b" ", 1) for line in header.splitlines())
     assert lines[b"dim"].split() == [b"32"] * 3
@@ -230,9 +215,9 @@ def test_a_scan_alone_in_a_category_without_a_name(tmp_path: Path) -> None:
     assert "points" not in item
 
 
-def test_all_categories_and_their_metadata(folder: Path, tmp_path: Path) -> None:
+def test_all_categories_and_their_metadata(shapes_folder: Path, tmp_path: Path) -> None:
     settings = config("pointcloud", classes=None)
-    shapes = Shapes(folder, settings, "train")
+    shapes = Shapes(shapes_folder, settings, "train")
     assert shapes.models == [("objects", "000001"), ("objects", "000002"), ("rooms", "000000")]
     assert len(shapes) == 3
     assert shapes.metadata["rooms"] == {"id": "rooms", "name": "n/a", "idx": 1}
@@ -263,10 +248,10 @@ def test_all_categories_and_their_metadata(folder: Path, tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_be_used_is_named(
-    folder: Path, settings: dict[str, Any], split: str, message: str
+    shapes_folder: Path, settings: dict[str, Any], split: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Shapes(folder, settings, split)
+        Shapes(shapes_folder, settings, split)
 
 
 @pytest.mark.parametrize("line", ["../x", "/etc", "a/../../b", "..\\x"])
@@ -328,114 +313,3 @@ def test_wrong_occupancies_and_crops_without_queries_are_named(tmp_path: Path) -
     assert draw(tmp_path, config("pointcloud", **plain))["points.occ"].all()
     with pytest.raises(EmptyCropError, match="draw again"):
         draw(tmp_path, config("pointcloud_crop", **plain))
-
-
-# ---- shapes from seeds --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", BOTH)
-def test_shapes_fill_the_unit_cube(kind: ShapeKind) -> None:
-    for seed in range(12 if kind == "objects" else 3):
-        vertices, triangles = shape_mesh(kind, seed)
-        low, high = vertices.min(axis=0), vertices.max(axis=0)
-        assert triangles.max() == len(vertices) - 1
-        # A round solid's mesh lies up to 0.0006 within it.
-        assert (high - low).max() == pytest.approx(1.0, abs=2e-3)
-        assert (np.abs(vertices) <= 0.5 + 1e-9).all()
-        if kind == "objects":
-            np.testing.assert_allclose(low + high, 0.0, atol=2e-3)
-        else:
-            np.testing.assert_allclose([*(low + high)[[0, 2]], low[1] + 0.5], 0.0, atol=1e-9)
-
-
-@pytest.mark.parametrize(("kind", "seed"), [*(("objects", s) for s in range(10)), ("rooms", 1)])
-def test_normals_point_from_the_inside_to_the_outside(kind: ShapeKind, seed: int) -> None:
-    solids = shape_solids(kind, seed)
-    points, normals = sample_surface(solids, 5000, np.random.default_rng(0))
-    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1.0)
-    assert occupied(solids, points - 2e-6 * normals).all()
-    assert not occupied(solids, points + 1e-6 * normals).any()
-    assert occupied(solids, points - 1e-4 * normals).mean() > 0.995
-    assert occupied(solids, points + 1e-4 * normals).mean() < 0.02
-
-
-@pytest.mark.parametrize(("kind", "seed"), [*(("objects", s) for s in range(6)), ("rooms", 0)])
-def test_surface_points_cover_a_closed_surface(kind: ShapeKind, seed: int) -> None:
-    """Divergence theorem: x n_x, y n_y and z n_z have the same mean, the normals the mean 0."""
-    solids = shape_solids(kind, seed)
-    points, normals = sample_surface(solids, 200_000, np.random.default_rng(1))
-    flux = (points * normals).mean(axis=0)
-    np.testing.assert_allclose(flux, flux.mean(), rtol=0.05, atol=0.002)
-    np.testing.assert_allclose(normals.mean(axis=0), 0.0, atol=0.01)
-
-
-def test_surface_points_are_uniform_by_area() -> None:
-    """The flux of (x, y, z) through a surface is three times the volume it encloses."""
-    step = [box((-0.5, -0.2, -0.2), (0.1, 0.2, 0.2)), box((-0.1, -0.2, -0.1), (0.5, 0.2, 0.1))]
-    egg = [ellipsoid((0, 0, 0), (0.5, 0.2, 0.1), 0.7)]
-    p = 1.6075  # Thomsen's approximation of an ellipsoid's area
-    pairs = [(0.5 * 0.2) ** p, (0.5 * 0.1) ** p, (0.2 * 0.1) ** p]
-    egg_area = 4 * np.pi * (sum(pairs) / 3) ** (1 / p)
-    pole = [cylinder(0, 0, -0.5, 0.5, 0.1)]
-    for solids, volume, area in (
-        (step, 0.128, 1.76),  # two faces coincide, others end inside of the other box
-        (egg, 4 / 3 * np.pi * 0.01, egg_area),
-        (pole, 0.01 * np.pi, 0.22 * np.pi),
-    ):
-        points, normals = sample_surface(solids, 100_000, np.random.default_rng(2))
-        flux = np.einsum("ij,ij->i", points, normals).mean()
-        assert flux == pytest.approx(3 * volume / area, rel=0.015)
-    points, _ = sample_surface(step, 100_000, np.random.default_rng(2))
-    side = np.abs(points[:, 1]) > 0.2 - 1e-9
-    assert side.mean() == pytest.approx(0.64 / 1.76, rel=0.02)
-    both = side & (np.abs(points[:, 0]) < 0.1) & (np.abs(points[:, 2]) < 0.1)
-    assert both.mean() == pytest.approx(0.08 / 1.76, rel=0.05)
-
-
-def test_rooms_stand_free_on_a_floor() -> None:
-    solids = shape_solids("rooms", 0)
-    low = -np.array([0.5, 0.5, 0.5])
-    beyond = np.random.default_rng(0).uniform(-0.55, 0.55, (20_000, 3))
-    beyond = beyond[(np.abs(beyond) > 0.5).any(axis=1)]
-    assert not occupied(solids, beyond).any()
-    floor = np.stack([np.linspace(-0.4, 0.4, 50), np.full(50, low[1] + 0.01), np.zeros(50)], axis=1)
-    assert occupied(solids, floor).all()
-    assert not any(solid.name.startswith("ceiling_lamp") for solid in solids)
-
-
-def test_same_seed_same_files_and_lists_grow_in_order(folder: Path, tmp_path: Path) -> None:
-    written = list(write_shapes(tmp_path, "objects", range(2, 3), "train", workers=1))
-    assert [path.name for path in written] == ["000002"]
-    for name in ("pointcloud.npz", "points.npz", "model.binvox"):
-        one, two = written[0] / name, folder / "objects" / "000002" / name
-        if name.endswith("npz"):
-            with np.load(one) as a, np.load(two) as b:
-                assert a.files == b.files
-                for key in a.files:
-                    np.testing.assert_array_equal(a[key], b[key])
-        else:
-            assert one.read_bytes() == two.read_bytes()
-    time = (written[0] / "points.npz").stat().st_mtime_ns
-    written = list(write_shapes(tmp_path, "objects", range(1, 3), "train", workers=1))
-    assert sorted(path.name for path in written) == ["000001", "000002"]
-    assert (tmp_path / "objects" / "train.lst").read_text() == "000002\n000001\n"
-    assert (tmp_path / "objects" / "000002" / "points.npz").stat().st_mtime_ns == time
-    assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_stored_queries_have_their_exact_occupancy(folder: Path) -> None:
-    with np.load(folder / "rooms" / "000000" / "points_iou" / "points_iou_01.npz") as arrays:
-        points, packed = arrays["points"], arrays["occupancies"]
-    assert points.dtype == np.float16
-    inside = np.zeros(len(points), bool)
-    for solid in shape_solids("rooms", 0):
-        inside |= solid.contains(points.astype(np.float64))
-    np.testing.assert_array_equal(np.unpackbits(packed, count=len(points)).astype(bool), inside)
-
-
-@pytest.mark.parametrize(
-    ("kind", "split", "workers"), [("cars", "train", 1), ("objects", "../x", 1), ("rooms", "x", 0)]
-)
-def test_wrong_requests_are_refused(tmp_path: Path, kind: Any, split: str, workers: int) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        next(write_shapes(tmp_path, kind, range(1), split, workers))

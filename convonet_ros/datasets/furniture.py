@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from convonet_ros.datasets.primitives import Primitive, rotation_x, rotation_z
 
 Rng = np.random.Generator
+_Drawn = TypeVar("_Drawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +326,7 @@ IN_ROOM: list[tuple[Callable[[Rng], Piece], float]] = [
 ]  # fmt: skip
 
 
-def draw(rng: Rng, kinds: list[tuple[Callable[[Rng], Piece], float]]) -> Piece:
-    """One random piece, kinds drawn by their weight."""
+def draw(rng: Rng, kinds: list[tuple[Callable[[Rng], _Drawn], float]]) -> _Drawn:
+    """One random piece or the like, kinds drawn by their weight."""
     weights = np.array([weight for _, weight in kinds])
     return kinds[rng.choice(len(kinds), p=weights / weights.sum())][0](rng)

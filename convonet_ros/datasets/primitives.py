@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -67,6 +68,15 @@ class Primitive:
         sides = 8 * int(np.ceil(np.pi * np.sqrt(radius / (2 * _CHORD_M)) / 8 + 1))
         vertices, triangles = _unit_mesh(self.kind, 0 if self.kind == "box" else sides)
         return (vertices * self.half) @ self.rotation.T + self.centre, triangles
+
+
+def joined(meshes: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """One mesh of vertices (V, 3) and triangles (T, 3) of several, side by side."""
+    parts = list(meshes)
+    starts = np.cumsum([0] + [len(vertices) for vertices, _ in parts])
+    triangles = [t + start for (_, t), start in zip(parts, starts, strict=False)]
+    vertices = np.concatenate([vertices for vertices, _ in parts])
+    return vertices, np.concatenate(triangles).astype(np.int32)
 
 
 def rotation_z(yaw: float) -> np.ndarray:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convonet_ros.datasets.furnishing import Furnisher
-from convonet_ros.datasets.primitives import Primitive, rotation_z
+from convonet_ros.datasets.primitives import Primitive, joined, rotation_z
+from convonet_ros.datasets.solids import occupied
 from convonet_ros.datasets.walls import Niche, niche_box, shell_mesh
 
 
@@ -43,33 +44,16 @@ class Room:
         if points_map.ndim != 2 or points_map.shape[1] != 3:
             raise ValueError(f"points_map: expected shape (N, 3), got {points_map.shape}")
         points = self.to_room(points_map)
-        order = np.argsort(points[:, 0])  # so that a primitive looks at a slab of x only
-        points = np.take(points, order, axis=0)
         x, y, z = np.ascontiguousarray(points.T)
-
         half_x, half_y, height = self.size[0] / 2, self.size[1] / 2, self.size[2]
         solid = (np.abs(x) > half_x) | (np.abs(y) > half_y) | (z < 0.0) | (z > height)
         for niche in self.niches:
             lo, hi = niche_box(niche, self.size)
-            slab = slice(np.searchsorted(x, lo[0], "left"), np.searchsorted(x, hi[0], "right"))
-            inside = (y[slab] >= lo[1]) & (y[slab] <= hi[1])
-            solid[slab] &= ~(inside & (z[slab] >= lo[2]) & (z[slab] <= hi[2]))
-
-        for primitive in self.primitives:
-            centre, half = primitive.centre, primitive.half_extent
-            begin, end = np.searchsorted(x, (centre[0] - half[0], centre[0] + half[0]))
-            if begin == end:
-                continue
-            near = np.abs(y[begin:end] - centre[1]) <= half[1]
-            near &= np.abs(z[begin:end] - centre[2]) <= half[2]
-            index = begin + np.flatnonzero(near)
-            index = index[~solid[index]]
-            if len(index):
-                solid[index] = primitive.contains(np.take(points, index, axis=0))
-
-        result = np.empty(len(points), dtype=bool)
-        result[order] = solid
-        return result
+            inside = (x >= lo[0]) & (x <= hi[0]) & (y >= lo[1]) & (y <= hi[1])
+            solid &= ~(inside & (z >= lo[2]) & (z <= hi[2]))
+        empty = np.flatnonzero(~solid)
+        solid[empty] = occupied(self.primitives, points[empty])
+        return solid
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (V, 3) float32 in the map frame, metres, and triangles (T, 3) int32.
@@ -78,10 +62,8 @@ class Room:
         casting and pictures and is not one closed surface.
         """
         parts = [shell_mesh(self.size, self.niches), *(p.mesh() for p in self.primitives)]
-        starts = np.cumsum([0] + [len(vertices) for vertices, _ in parts])
-        vertices = self.to_map(np.concatenate([vertices for vertices, _ in parts]))
-        triangles = np.concatenate([t + s for (_, t), s in zip(parts, starts, strict=False)])
-        return vertices.astype(np.float32), triangles.astype(np.int32)
+        vertices, triangles = joined(parts)
+        return self.to_map(vertices).astype(np.float32), triangles
 
     def names(self) -> list[str]:
         """The names of the pieces of furniture, in the order in which they were placed."""

@@ -22,6 +22,7 @@ from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.model.features import BoxContent
 from convonet_ros.sensors import Intrinsics, points_from_depth
+from convonet_ros.storage import write_arrays
 
 QUERIES = 3072
 _VIEWS = (1, 2, 3, 4, 6, 8, 12, 16)  # a room is sampled at some of these numbers of views
@@ -156,10 +157,7 @@ def _write_room(job: tuple[Path, int, Lattice]) -> Path:
         arrays[f"free_{i}"] = np.packbits(box.free.numpy())
         arrays[f"queries_{i}"] = sample.queries.numpy().astype(np.float16)
         arrays[f"occupied_{i}"] = np.packbits(sample.occupied.numpy())
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    write_arrays(path, **arrays)
     return path
 
 

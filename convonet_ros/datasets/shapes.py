@@ -14,16 +14,15 @@ there, a file that is missing or damaged is an error and not an item less.
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
-from trimesh.exchange.binvox import load_binvox
+
+from convonet_ros.datasets.archives import read_cloud, read_queries, read_voxels
+from convonet_ros.datasets.crop_volumes import CropVolumes, cells, normalized, within
 
 Item = dict[str, Any]  # arrays, and for crops dictionaries of arrays, under upstream's keys
 InputType = Literal["pointcloud", "partial_pointcloud", "pointcloud_crop", "voxels"]
@@ -45,12 +44,6 @@ _DATA_DEFAULTS: dict[str, Any] = {  # upstream's configs/default.yaml
 }
 _FLOAT16_NOISE = 1e-4  # standard deviation added to query points stored as float16
 _PART_RATIO = 0.7  # the least share of the extent that a partial cloud keeps
-_WHOLE_SCENE = 100_000  # metres: the volume of a scene that a sliding window will cover
-_LARGEST_RESO = 10_000  # a resolution beyond is not meant for a network: 1 stands for it
-_DAMAGED = (
-    OSError, EOFError, KeyError, ValueError, RuntimeError, MemoryError, struct.error,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 class EmptyCropError(ValueError):
@@ -98,7 +91,9 @@ class Shapes:
         self.models = [
             (category, model) for category in categories for model in self._listed(category)
         ]
-        self._crop = _Crop(config, self._data) if self.input_type == "pointcloud_crop" else None
+        self._crop = (
+            CropVolumes(config, self._data) if self.input_type == "pointcloud_crop" else None
+        )
 
     def __len__(self) -> int:
         return len(self.models)
@@ -171,7 +166,7 @@ class Shapes:
             points = points.astype(np.float32)
             points += _FLOAT16_NOISE * rng.randn(*points.shape)
         if volume is not None:
-            inside = _within(points, volume["query_vol"])
+            inside = within(points, volume["query_vol"])
             points, occupied = points[inside], occupied[inside]
         return {"": points, "occ": occupied}
 
@@ -193,11 +188,11 @@ class Shapes:
         item["inputs"], item["inputs.normals"] = points, normals
         if volume is None:
             return
-        outside = ~_within(points, volume["input_vol"])
+        outside = ~within(points, volume["input_vol"])
         points[outside] = 0.0
         item["inputs.mask"] = outside
         item["inputs.ind"] = {
-            name: _cells(_normalized(points, volume["input_vol"], name), volume["reso"], outside)
+            name: cells(normalized(points, volume["input_vol"], name), volume["reso"], outside)
             for name in volume["plane_type"]
         }
 
@@ -250,89 +245,12 @@ class Shapes:
         return [_inside(line.strip(), str(path)) for line in lines if line.strip()]
 
 
-class _Crop:
-    """How crops are drawn: sizes in voxels and metres, from a configuration."""
-
-    def __init__(self, config: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        encoder = (config.get("model") or {}).get("encoder_kwargs") or {}
-        sliding = (config.get("generation") or {}).get("sliding_window", False)
-        try:
-            planes = encoder["plane_type"]
-            field = 2 ** (int(encoder["unet3d_kwargs"]["num_levels"]) + 2)
-            if "unet" in encoder:
-                self.depth = int(encoder["unet_kwargs"]["depth"])
-            else:
-                self.depth = int(encoder["unet3d_kwargs"]["num_levels"])
-            self.unit = float(data["unit_size"])
-            self.query_size = data["query_vol_size"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                "config: expected data.unit_size, data.query_vol_size and model.encoder_kwargs "
-                "with plane_type and unet3d_kwargs.num_levels (and unet_kwargs.depth with unet), "
-                f"which pointcloud_crop needs, got none for {error}"
-            ) from error
-        if self.unit <= 0 or self.query_size <= 0:
-            raise ValueError(
-                "data.unit_size, data.query_vol_size: expected positive numbers, "
-                f"got {self.unit} and {self.query_size}"
-            )
-        self.planes = [planes] if isinstance(planes, str) else list(planes)
-        self.reso = _for_unet(self.query_size + field - 1, self.depth)
-        whole = _WHOLE_SCENE if sliding else 1 + data["padding"]
-        total = _for_unet(int(whole / self.unit + field - 1), self.depth)
-        self.total = self._around(np.zeros(3, np.float32), total * self.unit, whole)
-        self.total["reso"] = 1 if total > _LARGEST_RESO else total
-
-    def draw(self, cloud: Path, split: str, rng: np.random.RandomState) -> dict[str, Any]:
-        """The volumes of a crop around a random place of the cloud, or those of the scene."""
-        if split != "train":
-            return dict(self.total)
-        points, _ = read_cloud(cloud)
-        centre = np.array([rng.uniform(axis.min(), axis.max()) for axis in points.T])
-        sizes = self.reso * self.unit, self.query_size * self.unit
-        return {**self._around(centre.astype(np.float32), *sizes), "reso": self.reso}
-
-    def _around(self, centre: np.ndarray, inputs_m: float, queries_m: float) -> dict[str, Any]:
-        return {
-            "input_vol": np.stack([centre - inputs_m / 2, centre + inputs_m / 2]),
-            "query_vol": np.stack([centre - queries_m / 2, centre + queries_m / 2]),
-            "plane_type": self.planes,
-        }
-
-
-def _for_unet(reso: int, depth: int) -> int:
-    """The resolution, made larger until a U-Net of that depth can halve it down."""
-    base = 2 ** (depth - 1)
-    return -(-reso // base) * base
-
-
-def _within(points: np.ndarray, volume: np.ndarray) -> np.ndarray:
-    """(N, 3) -> (N,) bool: between the low and the high corner, both included."""
-    return np.all((points >= volume[0]) & (points <= volume[1]), axis=1)
-
-
-def _normalized(points: np.ndarray, volume: np.ndarray, name: str) -> np.ndarray:
-    """(N, 3) -> (N, 2) for a plane, (N, 3) for the grid: coordinates of which the volume is 0-1."""
-    axes = {"xz": [0, 2], "xy": [0, 1], "yz": [1, 2]}.get(name, [0, 1, 2])
-    relative: np.ndarray = (points - volume[0]) / (volume[1] - volume[0])
-    return relative[:, axes].astype(points.dtype)
-
-
-def _cells(relative: np.ndarray, reso: int, outside: np.ndarray) -> np.ndarray:
-    """(N, 2 or 3) -> (1, N) int64: cells, the first coordinate fastest; reso ** dim outside."""
-    beyond = reso ** relative.shape[1]
-    steps = reso ** np.arange(relative.shape[1])
-    cells = np.minimum(np.floor(relative * reso).astype(np.int64) @ steps, beyond)
-    cells[outside] = beyond
-    return cells[None]
-
-
 def _put(item: Item, key: str, queries: _Points, volume: dict[str, Any] | None) -> None:
     for name, values in queries.items():
         item[f"{key}.{name}" if name else key] = values
     if volume is not None:
         item[f"{key}.normalized"] = {
-            name: _normalized(queries[""], volume["input_vol"], name)
+            name: normalized(queries[""], volume["input_vol"], name)
             for name in volume["plane_type"]
         }
 
@@ -362,72 +280,6 @@ def _subsampled_queries(
 def _not_empty(count: int, what: str, path: Path) -> None:
     if not count:
         raise EmptyCropError(f"{path}: expected {what} where the crop lies, got none; draw again")
-
-
-# ---- files --------------------------------------------------------------------------------------
-
-
-def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Points and normals (N, 3) of a pointcloud.npz, as stored."""
-    points, normals = _arrays(path, "points", "normals")
-    _check_points(path, points)
-    if normals.shape != points.shape:
-        raise ValueError(f"{path}: expected normals of shape {points.shape}, got {normals.shape}")
-    return points, normals
-
-
-def read_queries(path: Path, unpackbits: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 3) as stored and occupancies (N,) float32 of a points.npz."""
-    points, occupied = _arrays(path, "points", "occupancies")
-    _check_points(path, points)
-    count = len(points)
-    expected = -(-count // 8) if unpackbits else count
-    if occupied.shape != (expected,) or (unpackbits and occupied.dtype != np.uint8):
-        raise ValueError(
-            f"{path}: expected {expected} occupancies{' packed as uint8' if unpackbits else ''}, "
-            f"got shape {occupied.shape} of {occupied.dtype}; see data.points_unpackbits"
-        )
-    if unpackbits:
-        occupied = np.unpackbits(occupied)[:count]
-    return points, occupied.astype(np.float32)
-
-
-def read_voxels(path: Path) -> np.ndarray:
-    """Voxels (X, Y, Z) float32, 0 or 1, of a .binvox file."""
-    try:
-        with path.open("rb") as file:
-            return np.asarray(load_binvox(file).matrix, dtype=np.float32)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: expected a file of the data set, got none") from error
-    except (*_DAMAGED, AssertionError, IndexError) as error:
-        raise ValueError(f"{path}: expected binvox data, got a damaged file: {error}") from error
-
-
-def _arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of an .npz file by their names."""
-    try:
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
-                raise ValueError("not an .npz archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return [arrays[name] for name in names]
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: expected a file of the data set, got none") from error
-    except _DAMAGED as error:
-        raise ValueError(
-            f"{path}: expected an .npz file with {', '.join(names)}, got a damaged one: {error}"
-        ) from error
-
-
-def _check_points(path: Path, points: np.ndarray) -> None:
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or points.dtype.kind != "f":
-        raise ValueError(
-            f"{path}: expected points (N, 3) of floating point, "
-            f"got shape {points.shape} of {points.dtype}"
-        )
-    if not np.isfinite(points).all():
-        raise ValueError(f"{path}: expected finite points, got some that are not")
 
 
 def _inside(name: Any, what: str, empty: bool = False) -> str:

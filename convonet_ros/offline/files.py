@@ -1,12 +1,8 @@
-"""Maps on disk: the mesh as one PLY, the grid as nav2's map_server reads it.
-
-Every file is written beside its place and then moved there, so that nobody ever reads half a file.
-"""
+"""Maps on disk: the mesh as one PLY, the grid as nav2's map_server reads it."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,23 +13,13 @@ from PIL import Image
 
 from convonet_ros.mapping.meshing import Mesh, no_mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D
+from convonet_ros.storage import write_bytes
 
 OBSERVED_RGB, PREDICTED_RGB = (216, 210, 200), (236, 150, 82)
 _OCCUPIED, _FREE, _UNKNOWN = 0, 254, 205  # pixels, as map_server writes them
 _OCCUPIED_THRESH = 0.65
 _FREE_THRESH = 0.196  # just below (255 - 205) / 255: with a higher one, unknown is read as free
 _MAX_PIXELS = 32767  # a side, Nav2's limit
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def merged(meshes: Iterable[Mesh]) -> Mesh:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from convonet_ros.datasets.rooms import Room
 from convonet_ros.mapping.meshing import Mesh
-from convonet_ros.offline.files import OBSERVED_RGB, PREDICTED_RGB, write_bytes
+from convonet_ros.offline.files import OBSERVED_RGB, PREDICTED_RGB
+from convonet_ros.storage import write_bytes
 
 _SIZE = (1000, 800)  # pixels of one view
 _SMALL = (640, 560)  # of one of many

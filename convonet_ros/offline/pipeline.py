@@ -22,8 +22,9 @@ from convonet_ros.mapping.occupancy import OccupancyGrid2D, OccupancyVolume
 from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropModel
-from convonet_ros.offline.files import merged, write_bytes, write_grid, write_mesh
+from convonet_ros.offline.files import merged, write_grid, write_mesh
 from convonet_ros.sensors import points_from_depth
+from convonet_ros.storage import write_bytes
 
 Progress = Callable[[str, int, int], None]  # what ("frames", "scans", "crops"), done, of how many
 

@@ -21,11 +21,12 @@ from convonet_ros.datasets.rooms import Room, make_room
 from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D
 from convonet_ros.msg import MapStatus
-from convonet_ros.offline.files import merged, write_bytes, write_grid, write_mesh
+from convonet_ros.offline.files import merged, write_grid, write_mesh
 from convonet_ros.ros.depth_source import BASE_FRAME, parameter
 from convonet_ros.ros.grid_rules import broken_rules
 from convonet_ros.ros.markers import MarkerScene, read_marker_array
 from convonet_ros.ros.process import begin
+from convonet_ros.storage import write_bytes
 
 _RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED = QoSProfile(

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from convonet_ros.datasets import generated
-from convonet_ros.datasets.shapes import Shapes, read_cloud
+from convonet_ros.datasets.generated import shape_mesh, shape_solids
+from convonet_ros.datasets.solids import sample_surface
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.offline.bench import table
-from convonet_ros.offline.files import write_bytes
+from convonet_ros.offline.implicit import Implicit, evaluating
 from convonet_ros.offline.objects import surface_of
 from convonet_ros.offline.pictures import picture_of_methods
-from convonet_ros.training.metrics import iou, mesh_metrics
-
-Networks = Mapping[str, tuple[OccupancyNetwork, dict[str, Any]]]  # by name, as `zoo.load` gives
+from convonet_ros.storage import write_bytes
+from convonet_ros.training.metrics import iou, mesh_metrics, point_metrics
+from convonet_ros.training.targets import Networks, Targets
 
 # Of a row: its name, and that of a model's metric.
 _MEANS = {
@@ -51,11 +51,6 @@ _COLUMNS = (
     ("F-Score", "F-score", 3, True),
 )
 _FILES = ("table.md", "results.json")
-_LAYOUTS: tuple[dict[str, Any], ...] = (  # upstream's ShapeNet and its rooms
-    {"pointcloud_file": "pointcloud.npz", "points_iou_file": "points.npz", "multi_files": None},
-    {"pointcloud_file": "pointcloud", "points_iou_file": "points_iou", "multi_files": 1},
-)
-_SAME_BOX = 0.01  # of the cube: the truth of a seed is not the target if their boxes differ more
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +137,22 @@ def evaluate_folder(
     test.threshold. samples: points drawn on a mesh. seed: of inputs and samples. progress: is
     called with reconstructions done and in all.
 
-    The target is the model's cloud, of several files the first one, with all its points; the IoU
-    is that of upstream's query points (points_iou), for the inside of the mesh and, as
+    The target is the model's cloud, the points of all its files; the IoU is that of upstream's
+    query points (points_iou, of several files the first one), for the inside of the mesh and, as
     "occupancy IoU", for the network's answer at the points themselves. Seconds are those of
-    encoding and extraction. Raises ValueError for a folder, a split, networks and settings that
+    encoding and extraction. With points at random on both sides nothing has an F-score of 1: for
+    models of `datasets.generated` settings["perfect F-score"] is the mean that `samples` points of
+    the exact surfaces get. For three rooms with two files of 40 000 points it is 0.984 (0.924 with
+    one file as target). Raises ValueError for a folder, a split, networks and settings that
     cannot be used.
     """
-    models = _Models(networks, Path(folder), split, seed)
+    models = Targets(networks, Path(folder), split, seed)
     count = len(models) if limit is None else min(limit, len(models))
     if count < 1:
         raise ValueError(f"limit: expected at least 1, got {limit}")
     thresholds = {name: _threshold(networks[name][0], threshold) for name in networks}
     results: list[dict[str, Any]] = []
+    perfect: list[float] = []
     for index in range(count):
         category, model = models.names[index]
         target, normals, queries, occupied = models.truth(index)
@@ -164,8 +163,7 @@ def evaluate_folder(
             seconds = time.perf_counter() - begun
             found = mesh_metrics(
                 surface.vertices, surface.triangles, target, normals, queries, occupied, samples,
-                bool(_section(network, "test").get("remove_wall", False)),
-                np.random.default_rng([seed, index]),
+                _remove_wall(network), np.random.default_rng([seed, index]),
             )  # fmt: skip
             inside = _probabilities(network, inputs, queries) >= thresholds[name]
             about = {"network": name, "category": category, "model": model}
@@ -177,13 +175,18 @@ def evaluate_folder(
             )
             if progress is not None:
                 progress(len(results), count * len(networks))
+        seeded = models.seed_of(index, target)
+        if seeded is not None:
+            exact, _ = sample_surface(shape_solids(*seeded), samples, np.random.default_rng(seed))
+            perfect.append(point_metrics(exact.astype(np.float32), target)["f-score"])
     settings = {
         "folder": str(folder), "split": split, "models": count, "resolution": resolution,
         "steps": steps, "samples": samples, "seed": seed,
+        "perfect F-score": _mean(perfect) if len(perfect) == count else None,
         "networks": {
             name: {
                 "threshold": thresholds[name], "about": about, "data": models.data[name],
-                "remove_wall": bool(_section(network, "test").get("remove_wall", False)),
+                "remove_wall": _remove_wall(network),
                 "device": str(next(network.parameters()).device),
             }
             for name, (network, about) in networks.items()
@@ -217,7 +220,7 @@ def picture_of_networks(
     Arguments and errors as of `evaluate_folder`, whose inputs these are. The truth is the mesh of
     the seed for models of `datasets.generated`, else the target's points.
     """
-    found = _Models(networks, Path(folder), split, seed)
+    found = Targets(networks, Path(folder), split, seed)
     rows = []
     no_triangles = np.empty((0, 3), np.int32)
     for index in models:
@@ -231,140 +234,31 @@ def picture_of_networks(
             surface = surface_of(network, inputs, resolution, steps, _threshold(network, threshold))
             row.append((name, surface.vertices, surface.triangles))
         target, *_ = found.truth(index)
-        truth = _generated_mesh(*found.names[index], target)
-        row.append(("ground truth", *(truth or (target, no_triangles))))
+        seeded = found.seed_of(index, target)
+        truth = shape_mesh(*seeded) if seeded else (target, no_triangles)
+        row.append(("ground truth", *truth))
         rows.append(row)
     picture_of_methods(path, *rows)
-
-
-# ---- what is compared ---------------------------------------------------------------------------
-
-
-class _Models:
-    """The models of a split: their truth, and the input that a network gets."""
-
-    def __init__(self, networks: Networks, folder: Path, split: str, seed: int) -> None:
-        if not networks:
-            raise ValueError("networks: expected at least one, got none")
-        for name, (network, _) in networks.items():
-            if not isinstance(network, OccupancyNetwork):
-                raise ValueError(
-                    f"network {name}: expected one of the published family, "
-                    f"got a {type(network).__name__}; see 'convonet models'"
-                )
-        if seed < 0:
-            raise ValueError(f"seed: expected a number from 0, got {seed}")
-        self.seed = seed
-        truth: dict[str, Any] = {"points_file": None, "voxels_file": None, "input_type": None}
-        truth["classes"] = _categories(folder, split)
-        self._truth = Shapes(folder, {"data": truth}, split)
-        self.names = self._truth.models
-        if not self.names:
-            raise ValueError(f"{folder}: expected models in the lists {split}.lst, got none")
-        own = [_section(network, "data") for network, _ in networks.values()]
-        files = _files(self._truth.model_folder(0), own)
-        truth["points_unpackbits"] = own[0].get("points_unpackbits", True)
-        self._cloud, truth["points_iou_file"] = (
-            _first(files[key], files["multi_files"])
-            for key in ("pointcloud_file", "points_iou_file")
-        )
-        truth["multi_files"] = None  # the first one is named
-        self._truth = Shapes(folder, {"data": truth}, split)
-        self._inputs: dict[str, Shapes] = {}
-        self._devices: dict[str, torch.device] = {}
-        self.data: dict[str, dict[str, Any]] = {}
-        for name, (network, _) in networks.items():
-            data = {**_section(network, "data"), **files, "classes": truth["classes"]}
-            kind = data.get("input_type", "voxels" if network.takes_voxels else "pointcloud")
-            # A crop network is given the whole scene: what would be cut out is the same.
-            data["input_type"] = "pointcloud" if kind == "pointcloud_crop" else kind
-            # No draws but those of the input: the same for all networks.
-            data["points_file"] = data["points_iou_file"] = None
-            if kind != "voxels":
-                data["voxels_file"] = None
-            self.data[name] = data
-            self._inputs[name] = Shapes(folder, {"data": data}, split)
-            self._devices[name] = next(network.parameters()).device
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def truth(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Points and normals (M, 3) of the surface; query points (Q, 3), occupied or not (Q,)."""
-        cloud, normals = read_cloud(self._truth.model_folder(index) / self._cloud)
-        item = self._truth.item(index, np.random.RandomState([self.seed, index]), "test")
-        points, occupied = item["points_iou"], item["points_iou.occ"]
-        return cloud.astype(np.float32), normals.astype(np.float32), points, occupied
-
-    def inputs(self, index: int, name: str) -> torch.Tensor:
-        """(1, N, 3) points or (1, n, n, n) voxels for a network, on its device."""
-        rng = np.random.RandomState([self.seed, index, 1])
-        inputs = self._inputs[name].item(index, rng, "test")["inputs"]
-        return torch.from_numpy(inputs)[None].to(self._devices[name])
-
-
-def _categories(folder: Path, split: str) -> list[str]:
-    """The categories that have a list of the split."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a data set's folder, got none")
-    if not split or set(split) & set("/\\\0"):
-        raise ValueError(f"split: expected the name of a list, got {split!r}")
-    found = sorted(path.parent.name for path in folder.glob("*/*.lst") if path.stem == split)
-    if not found:
-        there = sorted({path.stem for path in folder.glob("*/*.lst")})
-        raise ValueError(
-            f"{folder}: expected categories with {split}.lst, got none; "
-            f"the lists there are of {', '.join(there) or 'nothing'}"
-        )
-    return found
-
-
-def _files(model: Path, own: list[dict[str, Any]]) -> dict[str, Any]:
-    """The names of a model's files: those of a configuration, where they are there, else as
-    upstream's data sets have them; data.multi_files as many as there are.
-    """
-    for data in (*own, *_LAYOUTS):
-        cloud, queries = data.get("pointcloud_file"), data.get("points_iou_file")
-        if not isinstance(cloud, str) or not isinstance(queries, str):
-            continue
-        several = data.get("multi_files")
-        if all((model / _first(name, several)).is_file() for name in (cloud, queries)):
-            count = len(list((model / cloud).glob(f"{cloud}_[0-9][0-9].npz"))) if several else None
-            return {"pointcloud_file": cloud, "points_iou_file": queries, "multi_files": count}
-    raise ValueError(
-        f"{model}: expected pointcloud.npz and points.npz, or pointcloud/pointcloud_00.npz and "
-        "points_iou/points_iou_00.npz, got neither"
-    )
-
-
-def _first(name: str, several: int | None) -> str:
-    return f"{name}/{name}_00.npz" if several else name
-
-
-def _section(network: OccupancyNetwork, name: str) -> dict[str, Any]:
-    return network.config.get(name) or {}
 
 
 def _threshold(network: OccupancyNetwork, threshold: float | None) -> float:
     """The one given, else that of the configuration (upstream's default is 0.5)."""
     return float(
-        _section(network, "test").get("threshold", 0.5) if threshold is None else threshold
+        (network.config.get("test") or {}).get("threshold", 0.5) if threshold is None else threshold
     )
 
 
-@torch.no_grad()
+def _remove_wall(network: OccupancyNetwork) -> bool:
+    return bool((network.config.get("test") or {}).get("remove_wall", False))
+
+
 def _probabilities(
     network: OccupancyNetwork, inputs: torch.Tensor, queries: np.ndarray
 ) -> np.ndarray:
-    """(Q,) occupancy of query points (Q, 3)."""
-    training = network.training
-    network.eval()
-    try:
-        points = torch.from_numpy(queries).to(inputs.device)[None]
-        logits = network.decode(network.encode(inputs), points)[0]
-    finally:
-        network.train(training)
-    return logits.float().sigmoid().cpu().numpy()
+    """(Q,) float32 occupancy of query points (Q, 3)."""
+    with evaluating(network):
+        logits = Implicit(network, inputs).logits(torch.from_numpy(queries).float())
+    return torch.from_numpy(logits).float().sigmoid().numpy()
 
 
 def _as_points(network: OccupancyNetwork, inputs: torch.Tensor) -> np.ndarray:
@@ -373,17 +267,6 @@ def _as_points(network: OccupancyNetwork, inputs: torch.Tensor) -> np.ndarray:
     if not network.takes_voxels:
         return values
     return (np.argwhere(values > 0) + 0.5) / len(values) - 0.5
-
-
-def _generated_mesh(
-    category: str, model: str, target: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vertices and triangles of a generated model, None if the target (N, 3) is not that one."""
-    if category not in ("objects", "rooms") or not (model.isascii() and model.isdigit()):
-        return None
-    vertices, triangles = generated.shape_mesh(category, int(model))  # type: ignore[arg-type]
-    boxes = [np.stack([points.min(axis=0), points.max(axis=0)]) for points in (vertices, target)]
-    return (vertices, triangles) if np.abs(boxes[0] - boxes[1]).max() < _SAME_BOX else None
 
 
 # ---- means and tables ---------------------------------------------------------------------------
