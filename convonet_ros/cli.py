@@ -1,4 +1,4 @@
-"""The command line: `convonet map | rooms | train | bench | config`.
+"""The command line: `convonet map | reconstruct | train | evaluate | ...`, see --help.
 
 Libraries are imported inside the commands, so that `convonet --help` answers at once.
 """
@@ -52,6 +52,63 @@ def _parser() -> argparse.ArgumentParser:
         "--frames", default="::", help="which frames, a Python slice (default: all)"
     )
     _configurable(command)
+
+    command = _command(
+        commands, "reconstruct", _reconstruct, "reconstruct a cloud: an object, or a whole scene"
+    )
+    command.add_argument("source", type=Path, help="cloud, mesh or voxels")
+    command.add_argument("-o", "--out", type=Path, required=True, help="mesh: .ply .obj .off .stl")
+    command.add_argument("--weights", type=Path, required=True, help="checkpoint")
+    command.add_argument(
+        "--model", help="what an upstream checkpoint is: a name of 'convonet models' or its YAML"
+    )
+    command.add_argument(
+        "--resolution", type=_positive, help="cells along the coarse lattice (default: 32)"
+    )
+    command.add_argument(
+        "--steps", type=_natural, help="times it is halved (default: 2; sliding: 0)"
+    )
+    command.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
+    command.add_argument("--points", type=_positive, help="drawn (default: as in training)")
+    command.add_argument("--up", choices=("y", "z"), default="y", help="up axis (default: y)")
+    command.add_argument(
+        "--standing", action="store_true", help="the floor is the bottom, as rooms are trained"
+    )
+    command.add_argument("--normals", action="store_true", help="estimate them by gradient")
+    command.add_argument("--refine", type=_natural, default=0, metavar="N", help="vertex steps")
+    command.add_argument("--simplify", type=_positive, metavar="N", help="down to N triangles")
+    command.add_argument("--seed", type=_natural, default=0, help="of what is drawn (default: 0)")
+    command.add_argument(
+        "--sliding", action="store_true", help="crop by crop, for scenes of any size"
+    )
+    command.add_argument(
+        "--unit", type=float, help="sliding: side of a voxel (default: as in training)"
+    )
+    command.add_argument(
+        "--query", type=_positive, help="sliding: voxels along a crop (default: as in training)"
+    )
+
+    command = _command(
+        commands, "evaluate", _evaluate, "score networks on a folder of shapes: the paper's table"
+    )
+    command.add_argument("folder", type=Path, help="of 'convonet shapes', ShapeNet or rooms")
+    command.add_argument(
+        "--weights", nargs="+", required=True, metavar="NAME=FILE", help="checkpoints to compare"
+    )
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder for the results")
+    command.add_argument("--split", default="test", help="which list (default: test)")
+    command.add_argument("--limit", type=_positive, help="only so many shapes")
+    command.add_argument("--resolution", type=_positive, default=32, help="default: 32")
+    command.add_argument("--steps", type=_natural, default=2, help="default: 2")
+    command.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
+
+    command = _command(commands, "convert", _convert, "make an upstream checkpoint describe itself")
+    command.add_argument("weights", type=Path, help="upstream's .pt")
+    command.add_argument("--config", help="its YAML, or a name of 'convonet models'")
+    command.add_argument("-o", "--out", type=Path, required=True, help="our .pt")
+    _settable(command, "of its configuration, for example data.unit_size=0.05")
+
+    _command(commands, "models", _models, "list the networks that have a name")
 
     command = _command(commands, "rooms", _rooms, "make training samples of simulated rooms")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the samples")
@@ -162,7 +219,13 @@ def _model_config(parsed: argparse.Namespace) -> dict[str, Any]:
     if not known and not Path(parsed.model).is_file():
         names = ", ".join((_CROP, *zoo.VARIANTS))
         raise ValueError(f"--model: expected a YAML file or one of {names}, got '{parsed.model}'")
-    config = zoo.variant(parsed.model) if known else zoo.read_config(parsed.model)
+    return _with_settings(
+        zoo.variant(parsed.model) if known else zoo.read_config(parsed.model), parsed
+    )
+
+
+def _with_settings(config: dict[str, Any], parsed: argparse.Namespace) -> dict[str, Any]:
+    """The configuration of a network with every --set put in place."""
     for name, value in _settings(parsed):
         *sections, key = name.split(".")
         place = config
@@ -207,6 +270,114 @@ def _map(parsed: argparse.Namespace) -> None:
         f"{report['mesh']['triangles']} triangles, {report['mesh']['area_m2']:.1f} m2; "
         f"see {parsed.out / 'mesh.ply'} and {parsed.out / 'picture.png'}"
     )
+
+
+def _reconstruct(parsed: argparse.Namespace) -> None:
+    from convonet_ros.model import zoo
+    from convonet_ros.model.crops import CropNetwork
+    from convonet_ros.offline.clouds import Cloud, read_input
+    from convonet_ros.offline.objects import reconstruct
+    from convonet_ros.offline.surfaces import check_suffix, write_surface
+
+    check_suffix(parsed.out)
+    _writable(parsed.out.parent)
+    network, _ = zoo.load(parsed.weights, parsed.model)
+    if isinstance(network, CropNetwork):
+        raise ValueError(
+            f"--weights {parsed.weights}: expected a network of 'convonet models', got the map's; "
+            "use 'convonet map'"
+        )
+    source = read_input(parsed.source)
+    if isinstance(source, Cloud) and source.dropped:
+        print(f"convonet reconstruct: {source.dropped} points without a place", file=sys.stderr)
+    if parsed.sliding:
+        surface = _slide(parsed, network, source)
+    else:
+        surface = reconstruct(
+            source, network, parsed.resolution or 32,
+            2 if parsed.steps is None else parsed.steps, parsed.threshold,
+            normals=parsed.normals, refine_steps=parsed.refine, simplify_to=parsed.simplify,
+            points=parsed.points, up=parsed.up, standing=parsed.standing, seed=parsed.seed,
+        )  # fmt: skip
+    write_surface(parsed.out, surface)
+    print(f"{len(surface.triangles)} triangles: {parsed.out}")
+
+
+def _slide(parsed: argparse.Namespace, network: Any, source: Any) -> Any:
+    from tqdm import tqdm
+
+    from convonet_ros.offline.clouds import Cloud
+    from convonet_ros.offline.tiles import reconstruct_scene
+
+    if not isinstance(source, Cloud):
+        raise ValueError(f"--sliding: expected a cloud, got voxels in {parsed.source}")
+    if parsed.normals or parsed.refine:
+        raise ValueError("--sliding: normals and refinement are for objects; leave them out")
+    with tqdm(unit="crop", leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return reconstruct_scene(
+            source, network, parsed.unit, parsed.query, parsed.resolution, parsed.steps or 0,
+            parsed.threshold, parsed.simplify, progress,
+        )  # fmt: skip
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from convonet_ros.model import zoo
+    from convonet_ros.model.network import OccupancyNetwork
+    from convonet_ros.training.evaluate import evaluate_folder, picture_of_networks
+
+    _writable(parsed.out)
+    networks: dict[str, tuple[OccupancyNetwork, dict[str, Any]]] = {}
+    for entry in parsed.weights:
+        name, equals, path = entry.partition("=")
+        if not equals:
+            raise ValueError(f"--weights: expected NAME=FILE, got '{entry}'")
+        network, about = zoo.load(path)
+        if not isinstance(network, OccupancyNetwork):
+            raise ValueError(f"--weights {path}: expected a network of 'convonet models'")
+        networks[name] = network, about
+    how = (parsed.resolution, parsed.steps, parsed.threshold)
+    with tqdm(unit="shape", leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = evaluate_folder(
+            networks, parsed.folder, parsed.split, parsed.limit, *how, progress=progress
+        )
+    result.write(parsed.out)
+    picture = parsed.out / "picture.png"
+    picture_of_networks(picture, networks, parsed.folder, parsed.split, (0, 1), *how)
+    print(f"{result.markdown()}\n{parsed.out / 'table.md'}, results.json and {picture}")
+
+
+def _convert(parsed: argparse.Namespace) -> None:
+    from convonet_ros.model import zoo
+
+    _writable(parsed.out.parent)
+    network, about = zoo.load(parsed.weights, parsed.config)
+    if parsed.set:
+        config = _with_settings(dict(network.config), parsed)  # type: ignore[arg-type]
+        network = zoo.from_upstream(config, network.state_dict())
+    zoo.save(parsed.out, network, about)
+    print(f"{sum(p.numel() for p in network.parameters())} parameters: {parsed.out}")
+
+
+def _models(parsed: argparse.Namespace) -> None:
+    from convonet_ros.model import zoo
+
+    for name, config in zoo.VARIANTS.items():
+        count = sum(p.numel() for p in zoo.build(name).parameters())
+        model = config["model"]
+        kinds = " ".join(model["encoder_kwargs"].get("plane_type", [])) or "-"
+        print(f"{name:25} {count:9} parameters  {config['data']['input_type']:18} {kinds}")
 
 
 def _rooms(parsed: argparse.Namespace) -> None:

@@ -390,7 +390,7 @@ def load_crops(path: str | Path = "", config: str = "") -> tuple[CropModel, dict
     """As `load`, for the map: ValueError also for a network that is not fully convolutional."""
     network, about = load(path, config or None)
     if isinstance(network, CropNetwork):
-        return network, about
+        return network, about  # type: ignore[return-value] # mypy: nn.Module has its own __getattr__
     try:
         return UpstreamCrops(network).eval(), about
     except ValueError as error:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import open3d as o3d
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from convonet_ros.model.onet import VoxelEncoder
 from convonet_ros.offline.clouds import Cloud
 from convonet_ros.offline.implicit import Implicit, evaluating
 from convonet_ros.offline.mise import evaluate
-from convonet_ros.offline.surfaces import Surface
+from convonet_ros.offline.surfaces import Surface, simplified
 
 _MAX_SIDE = 512  # cells; octree and surface take some 40 bytes for each one of the cube
 _Y_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) -> (x, z, -y)
@@ -60,7 +59,8 @@ def surface_of(
         vertices, triangles = closed_surface(values, level)
         vertices = (1 + network.padding) * (vertices / (np.array(values.shape) - 1) - 0.5)
         if simplify_to is not None and len(triangles) > simplify_to:
-            vertices, triangles = _simplified(vertices, triangles, simplify_to)
+            simple = simplified(Surface(vertices, triangles), simplify_to)
+            vertices, triangles = simple.vertices, simple.triangles
         if refine_steps and len(triangles):
             vertices = shape.refined(vertices, triangles, threshold, refine_steps)
         # Upstream estimates normals before it simplifies and refines, and loses them there.
@@ -192,14 +192,3 @@ def _values(shape: Implicit, resolution: int, steps: int, level: float) -> np.nd
         return shape.logits(torch.from_numpy(places).float())
 
     return evaluate(occupancy, resolution, steps, level)
-
-
-def _simplified(
-    vertices: np.ndarray, triangles: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """A mesh of about `count` triangles (Garland and Heckbert, 1997)."""
-    mesh = o3d.geometry.TriangleMesh(
-        o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(triangles)
-    )
-    mesh = mesh.simplify_quadric_decimation(count)
-    return np.asarray(mesh.vertices).copy(), np.asarray(mesh.triangles).astype(np.int32)

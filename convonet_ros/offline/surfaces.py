@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open3d as o3d
 import trimesh
 
 from convonet_ros.storage import write_bytes
@@ -30,6 +31,19 @@ class Surface:
     @property
     def empty(self) -> bool:
         return len(self.triangles) == 0
+
+
+def simplified(surface: Surface, count: int) -> Surface:
+    """The surface with about `count` triangles (Garland and Heckbert, 1997); without normals and
+    colours. One that has no more stays as it is.
+    """
+    if len(surface.triangles) <= count:
+        return surface
+    mesh = o3d.geometry.TriangleMesh(
+        o3d.utility.Vector3dVector(surface.vertices), o3d.utility.Vector3iVector(surface.triangles)
+    )
+    mesh = mesh.simplify_quadric_decimation(count)
+    return Surface(np.asarray(mesh.vertices).copy(), np.asarray(mesh.triangles).astype(np.int32))
 
 
 def write_surface(path: str | Path, surface: Surface) -> None:

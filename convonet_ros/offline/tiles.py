@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
 
+from convonet_ros.mapping.meshing import closed_surface
 from convonet_ros.model.features import Box
 from convonet_ros.model.network import CropLayout, OccupancyNetwork
 from convonet_ros.offline import mise
+from convonet_ros.offline.clouds import Cloud
+from convonet_ros.offline.surfaces import Surface, simplified
 
 _MARGIN = np.float32(0.01)  # around the cloud
 _QUERIES = 32_768  # decoded at a time: they stay in the cache
@@ -138,6 +142,48 @@ def value_grid(
         if progress is not None:
             progress(index + 1, len(tiles))
     return grid, tiles
+
+
+def reconstruct_scene(
+    cloud: Cloud,
+    network: nn.Module,
+    unit_size: float | None = None,
+    query_vol_size: int | None = None,
+    resolution: int | None = None,
+    steps: int = 0,
+    threshold: float = 0.2,
+    simplify_to: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Surface:
+    """The surface of a cloud of any size, in the cloud's own frame and unit.
+
+    unit_size, query_vol_size: side of a voxel and voxels along a crop, None for what the network
+    was trained with. resolution: lattice points along a crop, None for one per voxel. threshold: a
+    probability. Crops whose box is empty are free. The nearest points give the colours.
+    """
+    if not isinstance(network, OccupancyNetwork) or network.crop is None:
+        raise ValueError(
+            "network: expected one for crops, such as crop_room_grid64, got another; "
+            "reconstruct the cloud as an object, without sliding"
+        )
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold: expected a probability between 0 and 1, got {threshold}")
+    unit = network.crop.unit if unit_size is None else unit_size
+    query = network.crop.query if query_vol_size is None else query_vol_size
+    level = float(np.log(threshold) - np.log(1 - threshold))
+    middle = (cloud.points.min(0) + cloud.points.max(0)) / 2  # float32 is for small numbers
+    points = (cloud.points - middle).astype(np.float32)
+    grid, tiles = value_grid(
+        network, points, unit, query, resolution or query, steps, level, True, progress
+    )
+    vertices, triangles = closed_surface(grid, level)
+    scale = tiles.crop_m / ((resolution or query) * 2**steps)
+    surface = Surface(vertices * scale + tiles.low + middle, triangles)
+    surface = surface if simplify_to is None else simplified(surface, simplify_to)
+    if cloud.colours is None or surface.empty:
+        return surface
+    nearest = cKDTree(cloud.points).query(surface.vertices)[1]
+    return replace(surface, colours=cloud.colours[nearest])
 
 
 _FREE = -1e6

@@ -121,6 +121,7 @@ class ShapeFolder:
                 module.unet_dtype = torch.bfloat16
         self.shapes = Shapes(Path(data), config, "train")
         held_out = Shapes(Path(data), config, "val")
+        held_out.split = "train"  # crops as in training: a whole scene need not fit into memory
         if not len(self.shapes) or not len(held_out):
             raise ValueError(
                 f"training data {data}: expected models in train.lst and val.lst, got "
