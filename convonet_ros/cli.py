@@ -149,6 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "bench", _bench, "measure what the map costs on this machine")
     command.add_argument("--frames", type=_positive, default=40, help="to time (default: 40)")
     command.add_argument(
+        "--crop", type=_positive, metavar="VOXELS",
+        help="instead, measure a crop of so many voxels of upstream's crop network",
+    )  # fmt: skip
+    command.add_argument(
         "--metres", type=_positive, default=60, help="to drive for the memory (default: 60)"
     )
     _configurable(command)
@@ -465,8 +469,15 @@ def _train(parsed: argparse.Namespace) -> None:
 
 def _bench(parsed: argparse.Namespace) -> None:
     config = _configuration(parsed)
-    from convonet_ros.offline.bench import memory_of_drive, stage_times, table
+    from convonet_ros.offline.bench import crop_times, memory_of_drive, stage_times, table
 
+    if parsed.crop is not None:
+        rows = [
+            (stage, [f"{plain:.0f}", f"{ours:.0f}", f"{ours / plain:.2f}"])
+            for stage, plain, ours in crop_times(parsed.crop)
+        ]
+        print(table(("", "as upstream", "ours", "ratio"), rows))
+        return
     times = stage_times(config, parsed.frames)
     fusion = times["TSDF: integrate a scan"]
     rows = [(stage, [f"{ms:.1f}", f"{ms / fusion:.1f}"]) for stage, ms in times.items()]

@@ -17,7 +17,7 @@ def sample(features: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Ten
     beyond them features stay constant.
     """
     axes = coordinates.shape[-1]
-    if axes == 3 and mode == "bilinear" and _is_plain_cpu(features):
+    if axes == 3 and mode == "bilinear" and gathers(features):
         last = torch.tensor(features.shape[:1:-1], dtype=torch.float32) - 1  # x y z
         rows = [
             _gathered(grid.movedim(0, -1), (place * last).clamp(min=0).minimum(last).flip(1))
@@ -38,7 +38,7 @@ def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
     """
     n = grid.shape[-1]
     lower = (points - 0.5).clamp(0, n - 1)
-    if _is_plain_cpu(grid):
+    if gathers(grid):
         return _gathered(grid.movedim(0, -1), lower)
     base = lower.floor().clamp(max=n - 2)
     weight = lower - base  # Q 3
@@ -55,7 +55,7 @@ def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
     return result
 
 
-def _is_plain_cpu(features: Tensor) -> bool:
+def gathers(features: Tensor) -> bool:
     """Whether `_gathered` pays: it has no second derivative and is for float32 on the CPU."""
     plain = features.dtype == torch.float32 and features.device.type == "cpu"
     return plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import open3d as o3d
+import torch
 
 from convonet_ros.config import Config
 from convonet_ros.datasets.drives import drive_camera, drive_frames
@@ -16,6 +20,8 @@ from convonet_ros.datasets.recordings import Frame
 from convonet_ros.datasets.rooms import make_room
 from convonet_ros.geometry import inverse
 from convonet_ros.mapping.mapper import Mapper
+from convonet_ros.model import decoder, slabs, zoo
+from convonet_ros.model.features import Box
 from convonet_ros.sensors import Scan, points_from_depth
 
 _ROOM_PITCH_M = 6.0  # from one room of the long drive to the next
@@ -79,10 +85,10 @@ def memory_of_drive(config: Config, metres: float, frames_per_room: int = 12) ->
     return rows
 
 
-def resident_mb() -> float:
-    """Resident memory of this process in MB (Linux)."""
+def resident_mb(field: str = "VmRSS") -> float:
+    """Resident memory of this process in MB, now or (VmHWM) at its peak (Linux)."""
     status = Path("/proc/self/status").read_text()
-    return next(int(r.split()[1]) for r in status.splitlines() if r.startswith("VmRSS")) / 1024
+    return next(int(r.split()[1]) for r in status.splitlines() if r.startswith(field)) / 1024
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -119,3 +125,65 @@ class _Fusion:
 
     def mesh(self) -> None:
         self._grid.extract_triangle_mesh(1.0)
+
+
+def crop_times(query: int, repeats: int = 5) -> list[tuple[str, float, float]]:
+    """(stage, plain, ours) of one crop of the published crop network: median milliseconds, and MB.
+
+    plain: layer by layer with the operations that upstream uses, in the same run; ours: as
+    `OccupancyNetwork` computes where no gradient is wanted. The peaks of memory are those of fresh
+    processes that encode and decode one crop, all libraries included. query: voxels along the crop.
+    """
+    sides = [_crop_times(query, repeats, plain) for plain in (True, False)]
+    peaks = []
+    for plain in (True, False):
+        program = f"from convonet_ros.offline import bench; bench._crop_times({query}, 1, {plain})"
+        program += "; print(bench.resident_mb('VmHWM'))"
+        done = subprocess.run(
+            [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        )
+        peaks.append(float(done.stdout))
+    stages = [(stage, ms, sides[1][stage]) for stage, ms in sides[0].items()]
+    return [*stages, ("peak memory, MB", peaks[0], peaks[1])]
+
+
+@torch.no_grad()
+def _crop_times(query: int, repeats: int, plain: bool) -> dict[str, float]:
+    torch.manual_seed(0)
+    config = zoo.variant("crop_room_grid64")
+    config["data"] |= {"unit_size": 1.0, "query_vol_size": query}
+    network = zoo.from_upstream(config).eval()
+    assert network.crop is not None
+    side = network.crop.side
+    box = Box(np.zeros(3), np.full(3, side), side, 1.0)
+    points = torch.rand(1, 100_000, 3) * side
+    points[..., 2] = points[..., 2] / 8  # a thick floor
+    queries = (torch.rand(1, 100_000, 3, dtype=torch.float64) * query + (side - query) / 2).split(
+        100_000 if plain else 32_768, dim=1
+    )
+    times: dict[str, list[float]] = {"encode": [], "decode 100 000 points": []}
+    with plain_operations() if plain else contextlib.nullcontext():
+        for _ in range(repeats):
+            started = time.perf_counter()
+            features = network.encode(points, box)
+            encoded = time.perf_counter()
+            for part in queries:
+                network.decode(features, part, box)
+            for stage, seconds in zip(
+                times, (encoded - started, time.perf_counter() - encoded), strict=True
+            ):
+                times[stage].append(seconds * 1e3)
+    name = f"{side}^3 voxels: "
+    return {name + stage: float(np.median(values)) for stage, values in times.items()}
+
+
+@contextlib.contextmanager
+def plain_operations() -> Iterator[None]:
+    """Networks compute layer by layer and sample by grid_sample, as they do for a gradient."""
+    fits, gathers = slabs.fits, decoder.gathers
+    slabs.fits = lambda net, x: False
+    decoder.gathers = lambda features: False
+    try:
+        yield
+    finally:
+        slabs.fits, decoder.gathers = fits, gathers
