@@ -268,7 +268,8 @@ def test_network_gives_upstreams_numbers(goldens: Path, name: str) -> None:
             assert_close(before[kind], wanted, key)
         elif what.startswith("fea_sub"):
             step = int(what.removeprefix("fea_sub"))
-            every = (..., *[slice(None, None, step)] * len(AXES[kind]))
+            strided = slice(None, None, step)
+            every = (slice(None), slice(None), *[strided] * len(AXES[kind]))
             assert_close(features[kind][every], wanted, key)
         elif what == "fea_stat":
             assert_statistics(features[kind], wanted, key)
@@ -312,11 +313,9 @@ def assert_gradients(network: nn.Module, wanted: dict[str, list[float]]) -> None
         for key, value in network.named_parameters()
     }
     assert set(wanted) == set(gradients)
-    largest = max(norm for norm, _, _ in wanted.values())
     for key, (norm, total, first) in wanted.items():
         grad = gradients[key].double().flatten()
-        # What has no effect (a bias before a normalisation) has gradients of rounding alone.
-        atol = 1e-3 * norm + 1e-6 * largest
+        atol = 1e-3 * norm
         assert float(grad.norm()) == pytest.approx(norm, rel=0, abs=atol), key
         assert float(grad[0]) == pytest.approx(first, rel=0, abs=atol), key
         assert float(grad.sum()) == pytest.approx(total, rel=0, abs=atol), key
@@ -431,7 +430,8 @@ def test_crops_are_upstreams(goldens: Path) -> None:
         np.testing.assert_allclose(grid[block], logits[index], rtol=0, atol=1e-4)
     level = threshold_of(golden)
     assert_mesh(golden["value_grid"], level, tiling.counts.max() * 16, golden, 1e-9)
-    assert_mesh(grid, level, tiling.counts.max() * 16, golden, 1e-4)  # metres
+    # From our own values: within a hundredth of a lattice step, for rounding moves the surface.
+    assert_mesh(grid, level, tiling.counts.max() * 16, golden, 0.01 * tiling.crop_m / 16)
 
 
 def threshold_of(golden: Golden) -> float:
@@ -469,7 +469,8 @@ def test_refined_crops_are_upstreams(goldens: Path, monkeypatch: pytest.MonkeyPa
     assert rounds == [tuple(row) for row in golden["mise_rounds"].tolist()]
     assert_close(grid, golden["value_grid"], "value_grid")
     assert_mesh(golden["value_grid"], level, tiling.counts.max() * side, golden, 1e-9)
-    assert_mesh(grid, level, tiling.counts.max() * side, golden, 1e-4)  # metres
+    # From our own values: within a hundredth of a lattice step, for rounding moves the surface.
+    assert_mesh(grid, level, tiling.counts.max() * side, golden, 0.01 * tiling.crop_m / side)
 
 
 # ---- ways of computing the same -----------------------------------------------------------------
