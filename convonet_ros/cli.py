@@ -358,7 +358,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         )
     result.write(parsed.out)
     picture = parsed.out / "picture.png"
-    picture_of_networks(picture, networks, parsed.folder, parsed.split, (0, 1), *how)
+    shown = range(min(2, result.settings["models"]))
+    picture_of_networks(picture, networks, parsed.folder, parsed.split, shown, *how)
     print(f"{result.markdown()}\n{parsed.out / 'table.md'}, results.json and {picture}")
 
 

@@ -5,12 +5,18 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import trimesh
+import yaml
 from recorded import simulated, write_network, write_recording
 
 from convonet_ros.cli import main
 from convonet_ros.config import Config, load, to_yaml, with_values
+from convonet_ros.model import zoo
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +73,9 @@ def test_config_prints_what_load_reads(tmp_path: Path, capsys: pytest.CaptureFix
         (["map", "/nowhere", "--set", "nonsense"], "--set: expected NAME=VALUE"),
         (["map", "/nowhere", "--frames", "2"], "recording /nowhere"),
         (["train", "--data", "/nowhere", "--validation", "/nowhere"], "expected room-*.npz"),
+        (["train"], "--data, --validation"),
+        (["train", "--model", "room_4plane"], "room_3plane"),
+        (["evaluate", "/nowhere", "--weights", "x"], "expected NAME=FILE"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -129,3 +138,131 @@ def test_rooms_and_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*command, "--steps", "1", "--batch", "1"]) == 0
     assert "validation IoU" in capsys.readouterr().out
     assert {"last.pt", "log.csv", "curves.png"} <= {path.name for path in out.iterdir()}
+
+
+# ---- the published networks --------------------------------------------------------------------
+
+
+def tiny(name: str = "shapenet_3plane") -> dict[str, Any]:
+    config = zoo.variant(name)
+    kwargs = config["model"]["encoder_kwargs"]
+    if "plane_resolution" in kwargs:
+        kwargs |= {"plane_resolution": 16}
+        kwargs["unet_kwargs"] |= {"depth": 2, "start_filts": 8}
+    if "unet3d_kwargs" in kwargs:
+        kwargs["unet3d_kwargs"] |= {"num_levels": 2, "f_maps": 8}
+        config["data"] |= {"unit_size": 0.05, "query_vol_size": 16}
+    return config
+
+
+def upstream_file(path: Path, config: dict[str, Any]) -> Path:
+    """An upstream checkpoint, as its trainer writes it: solid where |x| + |y| + |z| < 0.4."""
+    torch.manual_seed(0)
+    network = zoo.from_upstream(config)
+    decoder = network.decoder
+    with torch.no_grad():
+        for layer in (decoder.fc_p, decoder.fc_out, *decoder.fc_c):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        for block in decoder.blocks:
+            block.fc_1.bias.zero_()
+        decoder.fc_p.weight[:6] = torch.cat([torch.eye(3), -torch.eye(3)])
+        decoder.fc_out.weight[:, :6] = -20
+        decoder.fc_out.bias += 20 * 0.4
+    best = np.float64(0.5)
+    state = {"model": network.state_dict(), "optimizer": {"state": {}}, "loss_val_best": best}
+    torch.save(state, path)
+    return path
+
+
+def cloud(path: Path) -> Path:
+    points = np.random.default_rng(0).normal(size=(2000, 3))
+    points = points / np.linalg.norm(points, axis=1, keepdims=True) * 0.8 + [5, -3, 2]
+    trimesh.PointCloud(points).export(path)
+    return path
+
+
+def test_convert_and_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yaml_file = tmp_path / "net.yaml"
+    yaml_file.write_text(yaml.safe_dump(tiny()))
+    upstream = upstream_file(tmp_path / "any.pt", tiny())
+    ours, mesh = tmp_path / "ours.pt", tmp_path / "mesh.ply"
+    assert main(["convert", str(upstream), "--config", str(yaml_file), "-o", str(ours)]) == 0
+    _network, about = zoo.load(ours)
+    assert about["loss_val_best"] == 0.5
+    source = cloud(tmp_path / "cloud.ply")
+    how = ["--resolution", "16", "--steps", "2", "--threshold", "0.5"]
+    for weights in (
+        ["--weights", str(ours)],
+        ["--weights", str(upstream), "--model", str(yaml_file)],
+    ):
+        assert main(["reconstruct", str(source), "-o", str(mesh), *weights, *how]) == 0
+        assert "triangles" in capsys.readouterr().out
+        found = trimesh.load(mesh)
+        assert found.is_watertight
+        # the cloud is 1.6 wide, and so is the unit cube
+        assert np.allclose(found.bounds.mean(0), [5, -3, 2], atol=0.02)
+        assert np.allclose(np.ptp(found.bounds, axis=0), 2 * 0.4 * 1.6, atol=0.02)
+
+
+def test_reconstruct_a_scene_by_sliding(tmp_path: Path) -> None:
+    ours = tmp_path / "crop.pt"
+    config = tmp_path / "crop.yaml"
+    config.write_text(yaml.safe_dump(tiny("crop_room_grid64")))
+    upstream = upstream_file(tmp_path / "up.pt", tiny("crop_room_grid64"))
+    settings = ["--set", "data.query_vol_size=8"]
+    assert (
+        main(["convert", str(upstream), "--config", str(config), "-o", str(ours), *settings]) == 0
+    )
+    assert zoo.load_crops(ours)[0].crop_voxels == 8
+    mesh = tmp_path / "scene.obj"
+    source = cloud(tmp_path / "cloud.ply")
+    how = ["--sliding", "--unit", "0.1", "--resolution", "24", "--threshold", "0.5"]
+    command = ["reconstruct", str(source), "-o", str(mesh), "--weights", str(ours), *how]
+    assert main(command) == 0
+    found = trimesh.load(mesh)
+    assert len(found.faces) > 100
+    assert np.all(found.bounds[0] > np.array([5, -3, 2]) - 0.95)
+    assert np.all(found.bounds[1] < np.array([5, -3, 2]) + 1.65)  # whole crops of 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["reconstruct", "/nowhere.ply", "--weights", "/nowhere.pt"], "no such file"),
+        (["convert", "/nowhere.pt"], "no such file"),
+    ],
+)
+def test_wrong_files_are_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "-o", str(tmp_path / "out.ply")]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_the_map_network_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["reconstruct", str(cloud(tmp_path / "a.ply")), "--weights", str(zoo.SHIPPED)]
+    assert main([*command, "-o", str(tmp_path / "out.ply")]) == 1
+    assert "convonet map" in capsys.readouterr().err
+
+
+def test_models_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*zoo.VARIANTS]
+
+
+def test_shapes_train_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run, table = (str(tmp_path / name) for name in ("data", "run", "table"))
+    counts = ["--train", "2", "--val", "1", "--test", "1", "--workers", "1"]
+    assert main(["shapes", "-o", data, "--kind", "objects", *counts]) == 0
+    sizes = ["--set", "model.encoder_kwargs.plane_resolution=16", "--set", "data.pointcloud_n=300"]
+    sizes += ["--set", "model.encoder_kwargs.unet_kwargs={depth: 2, start_filts: 8}"]
+    command = ["train", "--model", "shapenet_3plane", "--data", data, "-o", run, *sizes]
+    assert main([*command, "--steps", "2", "--batch", "1"]) == 0
+    assert "validation IoU" in capsys.readouterr().out
+    command = ["evaluate", data, "--weights", f"planes={run}/best.pt", "-o", table]
+    assert main([*command, "--resolution", "8", "--steps", "1"]) == 0
+    assert "| planes |" in capsys.readouterr().out
+    assert {"table.md", "results.json", "picture.png"} <= {p.name for p in Path(table).iterdir()}
