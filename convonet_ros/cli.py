@@ -1,27 +1,13 @@
-"""The command line: `convonet map | reconstruct | train | evaluate | ...`, see --help.
-
-Libraries are imported inside the commands, so that `convonet --help` answers at once.
-"""
+"""The command line: `convonet map | reconstruct | train | evaluate | ...`, see --help."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
-
-from convonet_ros.config import Config, load, to_yaml, with_values
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-_CROP = "crop"  # the name of the map's own network
-_SPLITS = {"train": 600, "val": 48, "test": 40}  # shapes by default
-_SEEDS_PER_SPLIT = 1_000_000
+from convonet_ros import commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,9 +29,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="convonet",
         description="Learned 3D reconstruction: Convolutional Occupancy Networks for robots.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = _command(commands, "map", _map, "map a recording: mesh, occupancy grid, picture")
+    command = _command(group, "map", "map a recording: mesh, occupancy grid, picture")
     command.add_argument("folder", type=Path, help="depth PNG + pose files, or TUM RGB-D")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the results")
     command.add_argument(
@@ -53,9 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _configurable(command)
 
-    command = _command(
-        commands, "reconstruct", _reconstruct, "reconstruct a cloud: an object, or a whole scene"
-    )
+    command = _command(group, "reconstruct", "reconstruct a cloud: an object, or a whole scene")
     command.add_argument("source", type=Path, help="cloud, mesh or voxels")
     command.add_argument("-o", "--out", type=Path, required=True, help="mesh: .ply .obj .off .stl")
     command.add_argument("--weights", type=Path, required=True, help="checkpoint")
@@ -88,9 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--query", type=_positive, help="sliding: voxels along a crop (default: as in training)"
     )
 
-    command = _command(
-        commands, "evaluate", _evaluate, "score networks on a folder of shapes: the paper's table"
-    )
+    command = _command(group, "evaluate", "score networks on a folder of shapes: the paper's table")
     command.add_argument("folder", type=Path, help="of 'convonet shapes', ShapeNet or rooms")
     command.add_argument(
         "--weights", nargs="+", required=True, metavar="NAME=FILE", help="checkpoints to compare"
@@ -102,35 +84,35 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=_natural, default=2, help="default: 2")
     command.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
 
-    command = _command(commands, "convert", _convert, "make an upstream checkpoint describe itself")
+    command = _command(group, "convert", "make an upstream checkpoint describe itself")
     command.add_argument("weights", type=Path, help="upstream's .pt")
     command.add_argument("--config", help="its YAML, or a name of 'convonet models'")
     command.add_argument("-o", "--out", type=Path, required=True, help="our .pt")
     _settable(command, "of its configuration, for example data.unit_size=0.05")
 
-    _command(commands, "models", _models, "list the networks that have a name")
+    _command(group, "models", "list the networks that have a name")
 
-    command = _command(commands, "rooms", _rooms, "make training samples of simulated rooms")
+    command = _command(group, "rooms", "make training samples of simulated rooms")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the samples")
     command.add_argument("--rooms", type=_positive, default=100, help="how many (default: 100)")
     command.add_argument("--seed", type=_natural, default=0, help="seed of the first room")
     command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
 
-    command = _command(commands, "shapes", _shapes, "make objects or rooms in ShapeNet's format")
+    command = _command(group, "shapes", "make objects or rooms in ShapeNet's format")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the data set")
     command.add_argument(
         "--kind", choices=("objects", "rooms"), default="rooms", help="default: rooms"
     )
-    for split, count in _SPLITS.items():
+    for split, count in commands.SPLITS.items():
         command.add_argument(
             f"--{split}", type=_natural, default=count, help=f"how many (default: {count})"
         )
     command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
 
-    command = _command(commands, "train", _train, "train a network")
+    command = _command(group, "train", "train a network")
     command.add_argument(
         "--model",
-        default=_CROP,
+        default=commands.CROP,
         help="crop, the map's network (default), a name of 'convonet models', or an upstream YAML",
     )
     command.add_argument(
@@ -146,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")
     command.add_argument("--seed", type=_natural, help="of the weights and the order (default: 0)")
 
-    command = _command(commands, "bench", _bench, "measure what the map costs on this machine")
+    command = _command(group, "bench", "measure what the map costs on this machine")
     command.add_argument("--frames", type=_positive, default=40, help="to time (default: 40)")
     command.add_argument(
         "--crop", type=_positive, metavar="VOXELS",
@@ -157,16 +139,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _configurable(command)
 
-    command = _command(commands, "config", _config, "print the configuration as YAML")
+    command = _command(group, "config", "print the configuration as YAML")
     _configurable(command)
     return parser
 
 
-def _command(commands: Any, name: str, run: Any, sentence: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
+def _command(group: Any, name: str, sentence: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = group.add_parser(
         name, help=sentence, description=sentence[0].upper() + sentence[1:] + "."
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=getattr(commands, f"run_{name}"))
     return command
 
 
@@ -194,312 +176,6 @@ def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a number, got '{text}'")
     return int(text)
-
-
-def _configuration(parsed: argparse.Namespace) -> Config:
-    config = load(*parsed.config)
-    for name, value in _settings(parsed):
-        config = with_values(config, {name: "" if value is None else value})
-    return config
-
-
-def _settings(parsed: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """Name and value of every --set."""
-    for setting in parsed.set:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set: expected NAME=VALUE, got '{setting}'")
-        try:
-            yield name.strip(), yaml.safe_load(text)
-        except yaml.YAMLError:
-            yield name.strip(), text
-
-
-def _model_config(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The configuration of --model, a name of the table or an upstream YAML, with every --set."""
-    from convonet_ros.model import zoo
-
-    known = parsed.model in zoo.VARIANTS
-    if not known and not Path(parsed.model).is_file():
-        names = ", ".join((_CROP, *zoo.VARIANTS))
-        raise ValueError(f"--model: expected a YAML file or one of {names}, got '{parsed.model}'")
-    return _with_settings(
-        zoo.variant(parsed.model) if known else zoo.read_config(parsed.model), parsed
-    )
-
-
-def _with_settings(config: dict[str, Any], parsed: argparse.Namespace) -> dict[str, Any]:
-    """The configuration of a network with every --set put in place."""
-    for name, value in _settings(parsed):
-        *sections, key = name.split(".")
-        place = config
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"--set {name}: expected {section} to be a section")
-        place[key] = value
-    return config
-
-
-# ---- commands ----------------------------------------------------------------------------------
-
-
-def _map(parsed: argparse.Namespace) -> None:
-    config = _configuration(parsed)
-    _writable(parsed.out)
-    from tqdm import tqdm
-
-    from convonet_ros.datasets.recordings import open_recording
-    from convonet_ros.offline.pipeline import map_recording, write_map
-
-    recording = open_recording(parsed.folder, parsed.frames)
-    bars: dict[str, tqdm[Any]] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            bars[what] = tqdm(total=total, unit=what.removesuffix("s"), desc=what, leave=False)
-        bars[what].update(done - bars[what].n)
-
-    try:
-        result = map_recording(recording, config, progress)
-    finally:
-        for bar in bars.values():
-            bar.close()
-    for image, why in recording.skipped.items():
-        print(f"convonet map: skipped {image}: {why}", file=sys.stderr)
-    write_map(parsed.out, result)
-    report = result.report
-    print(
-        f"{report['frames']['mapped']} frames in {report['seconds']['total']:.1f} s: "
-        f"{report['mesh']['triangles']} triangles, {report['mesh']['area_m2']:.1f} m2; "
-        f"see {parsed.out / 'mesh.ply'} and {parsed.out / 'picture.png'}"
-    )
-
-
-def _reconstruct(parsed: argparse.Namespace) -> None:
-    from convonet_ros.model import zoo
-    from convonet_ros.model.crops import CropNetwork
-    from convonet_ros.offline.clouds import Cloud, read_input
-    from convonet_ros.offline.objects import reconstruct
-    from convonet_ros.offline.surfaces import check_suffix, write_surface
-
-    check_suffix(parsed.out)
-    _writable(parsed.out.parent)
-    network, _ = zoo.load(parsed.weights, parsed.model)
-    if isinstance(network, CropNetwork):
-        raise ValueError(
-            f"--weights {parsed.weights}: expected a network of 'convonet models', got the map's; "
-            "use 'convonet map'"
-        )
-    source = read_input(parsed.source)
-    if isinstance(source, Cloud) and source.dropped:
-        print(f"convonet reconstruct: {source.dropped} points without a place", file=sys.stderr)
-    if parsed.sliding:
-        surface = _slide(parsed, network, source)
-    else:
-        surface = reconstruct(
-            source, network, parsed.resolution or 32,
-            2 if parsed.steps is None else parsed.steps, parsed.threshold,
-            normals=parsed.normals, refine_steps=parsed.refine, simplify_to=parsed.simplify,
-            points=parsed.points, up=parsed.up, standing=parsed.standing, seed=parsed.seed,
-        )  # fmt: skip
-    write_surface(parsed.out, surface)
-    print(f"{len(surface.triangles)} triangles: {parsed.out}")
-
-
-def _slide(parsed: argparse.Namespace, network: Any, source: Any) -> Any:
-    from tqdm import tqdm
-
-    from convonet_ros.offline.clouds import Cloud
-    from convonet_ros.offline.tiles import reconstruct_scene
-
-    if not isinstance(source, Cloud):
-        raise ValueError(f"--sliding: expected a cloud, got voxels in {parsed.source}")
-    if parsed.normals or parsed.refine:
-        raise ValueError("--sliding: normals and refinement are for objects; leave them out")
-    with tqdm(unit="crop", leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return reconstruct_scene(
-            source, network, parsed.unit, parsed.query, parsed.resolution, parsed.steps or 0,
-            parsed.threshold, parsed.simplify, progress,
-        )  # fmt: skip
-
-
-def _evaluate(parsed: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
-    from convonet_ros.model import zoo
-    from convonet_ros.model.network import OccupancyNetwork
-    from convonet_ros.training.evaluate import evaluate_folder, picture_of_networks
-
-    _writable(parsed.out)
-    networks: dict[str, tuple[OccupancyNetwork, dict[str, Any]]] = {}
-    for entry in parsed.weights:
-        name, equals, path = entry.partition("=")
-        if not equals:
-            raise ValueError(f"--weights: expected NAME=FILE, got '{entry}'")
-        network, about = zoo.load(path)
-        if not isinstance(network, OccupancyNetwork):
-            raise ValueError(f"--weights {path}: expected a network of 'convonet models'")
-        networks[name] = network, about
-    how = (parsed.resolution, parsed.steps, parsed.threshold)
-    with tqdm(unit="shape", leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        result = evaluate_folder(
-            networks, parsed.folder, parsed.split, parsed.limit, *how, progress=progress
-        )
-    result.write(parsed.out)
-    picture = parsed.out / "picture.png"
-    shown = range(min(2, result.settings["models"]))
-    picture_of_networks(picture, networks, parsed.folder, parsed.split, shown, *how)
-    print(f"{result.markdown()}\n{parsed.out / 'table.md'}, results.json and {picture}")
-
-
-def _convert(parsed: argparse.Namespace) -> None:
-    from convonet_ros.model import zoo
-
-    _writable(parsed.out.parent)
-    network, about = zoo.load(parsed.weights, parsed.config)
-    if parsed.set:
-        config = _with_settings(dict(network.config), parsed)  # type: ignore[arg-type]
-        network = zoo.from_upstream(config, network.state_dict())
-    zoo.save(parsed.out, network, about)
-    print(f"{sum(p.numel() for p in network.parameters())} parameters: {parsed.out}")
-
-
-def _models(parsed: argparse.Namespace) -> None:
-    from convonet_ros.model import zoo
-
-    for name, config in zoo.VARIANTS.items():
-        count = sum(p.numel() for p in zoo.build(name).parameters())
-        model = config["model"]
-        kinds = " ".join(model["encoder_kwargs"].get("plane_type", [])) or "-"
-        print(f"{name:25} {count:9} parameters  {config['data']['input_type']:18} {kinds}")
-
-
-def _rooms(parsed: argparse.Namespace) -> None:
-    _writable(parsed.out)
-    from tqdm import tqdm
-
-    from convonet_ros.datasets.rooms import make_room
-    from convonet_ros.datasets.samples import write_rooms
-    from convonet_ros.geometry import Lattice
-    from convonet_ros.model.crops import CropSpec
-    from convonet_ros.offline.pictures import picture_of_room
-
-    spec = CropSpec()
-    lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
-    seeds = range(parsed.seed, parsed.seed + parsed.rooms)
-    written = write_rooms(parsed.out, seeds, lattice, parsed.workers)
-    for _ in tqdm(written, total=len(seeds), unit="room"):
-        pass
-    picture = parsed.out / "room.png"
-    picture_of_room(picture, make_room(parsed.seed))
-    print(f"{len(seeds)} rooms in {parsed.out}; the first one: {picture}")
-
-
-def _shapes(parsed: argparse.Namespace) -> None:
-    _writable(parsed.out)
-    _make_shapes(parsed.out, parsed.kind, {s: getattr(parsed, s) for s in _SPLITS}, parsed.workers)
-
-
-def _make_shapes(folder: Path, kind: str, counts: dict[str, int], workers: int = 2) -> None:
-    from tqdm import tqdm
-
-    from convonet_ros.datasets.generated import write_shapes
-
-    # Every split has seeds of its own.
-    for first, (split, count) in enumerate(counts.items()):
-        seeds = range(first * _SEEDS_PER_SPLIT, first * _SEEDS_PER_SPLIT + count)
-        written = write_shapes(folder, kind, seeds, split, workers)  # type: ignore[arg-type]
-        for _ in tqdm(written, total=count, unit="shape", desc=f"{split} {kind}", leave=False):
-            pass
-    print(f"{', '.join(f'{n} {split}' for split, n in counts.items())} {kind} in {folder}")
-
-
-def _train(parsed: argparse.Namespace) -> None:
-    import torch
-
-    from convonet_ros.training.tasks import RoomCrops, ShapeFolder, Task
-    from convonet_ros.training.trainer import TrainConfig, Trainer
-
-    config = None if parsed.model == _CROP else _model_config(parsed)
-    _writable(parsed.out)
-    command = f"convonet train --model {parsed.model}"
-    data = parsed.data
-    if config is None and (data is None or parsed.validation is None):
-        raise ValueError("--data, --validation: expected folders of 'convonet rooms', got none")
-    if data is None:
-        kind = "rooms" if "room" in parsed.model else "objects"
-        data = str(parsed.out / "data")
-        _make_shapes(Path(data), kind, {"train": _SPLITS["train"], "val": _SPLITS["val"]})
-    else:
-        command += f" --data {data}"
-    if parsed.validation:
-        command += f" --validation {parsed.validation}"
-    for setting in parsed.set:
-        command += f" --set {setting}"
-    batch, seed = parsed.batch or 8, parsed.seed or 0
-    given = {name: getattr(parsed, name) for name in ("steps", "lr")}
-    given = {name: value for name, value in given.items() if value is not None}
-    defaults = TrainConfig(**given)
-    command += (
-        f" -o {parsed.out} --steps {defaults.steps} --batch {batch} --lr {defaults.lr:g} "
-        f"--seed {seed}"
-    )
-    torch.manual_seed(seed)
-    task: Task
-    if config is None:
-        from convonet_ros.model.crops import CropSpec
-
-        task = RoomCrops(data, parsed.validation, CropSpec(), batch, seed)
-    else:
-        task = ShapeFolder(data, config, batch, seed)
-    trainer = Trainer(replace(defaults, command=command), task, parsed.out)
-    best = trainer.run()
-    print(f"validation IoU {trainer.best_iou:.4f}: {best}")
-
-
-def _bench(parsed: argparse.Namespace) -> None:
-    config = _configuration(parsed)
-    from convonet_ros.offline.bench import crop_times, memory_of_drive, stage_times, table
-
-    if parsed.crop is not None:
-        rows = [
-            (stage, [f"{plain:.0f}", f"{ours:.0f}", f"{ours / plain:.2f}"])
-            for stage, plain, ours in crop_times(parsed.crop)
-        ]
-        print(table(("", "as upstream", "ours", "ratio"), rows))
-        return
-    times = stage_times(config, parsed.frames)
-    fusion = times["TSDF: integrate a scan"]
-    rows = [(stage, [f"{ms:.1f}", f"{ms / fusion:.1f}"]) for stage, ms in times.items()]
-    print(table(("stage", "median ms", "in TSDF scans"), rows), end="\n\n")
-    rows = [(f"{d:.0f}", [f"{mb:.0f}"]) for d, mb in memory_of_drive(config, parsed.metres)]
-    print(table(("driven m", "resident MB"), rows))
-
-
-def _config(parsed: argparse.Namespace) -> None:
-    sys.stdout.write(to_yaml(_configuration(parsed)))
-
-
-def _writable(folder: Path) -> None:
-    """Find out now and not after an hour that the results have no place."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"-o {folder}: cannot be written to: {error.strerror}") from error
 
 
 if __name__ == "__main__":

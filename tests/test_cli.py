@@ -155,8 +155,8 @@ def tiny(name: str = "shapenet_3plane") -> dict[str, Any]:
     return config
 
 
-def upstream_file(path: Path, config: dict[str, Any]) -> Path:
-    """An upstream checkpoint, as its trainer writes it: solid where |x| + |y| + |z| < 0.4."""
+def upstream_file(path: Path, config: dict[str, Any], size: float = 0.4) -> Path:
+    """An upstream checkpoint, as its trainer writes it: solid where |x| + |y| + |z| < size."""
     torch.manual_seed(0)
     network = zoo.from_upstream(config)
     decoder = network.decoder
@@ -168,7 +168,7 @@ def upstream_file(path: Path, config: dict[str, Any]) -> Path:
             block.fc_1.bias.zero_()
         decoder.fc_p.weight[:6] = torch.cat([torch.eye(3), -torch.eye(3)])
         decoder.fc_out.weight[:, :6] = -20
-        decoder.fc_out.bias += 20 * 0.4
+        decoder.fc_out.bias += 20 * size
     best = np.float64(0.5)
     state = {"model": network.state_dict(), "optimizer": {"state": {}}, "loss_val_best": best}
     torch.save(state, path)
@@ -209,7 +209,8 @@ def test_reconstruct_a_scene_by_sliding(tmp_path: Path) -> None:
     ours = tmp_path / "crop.pt"
     config = tmp_path / "crop.yaml"
     config.write_text(yaml.safe_dump(tiny("crop_room_grid64")))
-    upstream = upstream_file(tmp_path / "up.pt", tiny("crop_room_grid64"))
+    # positions are those in the voxel, 0 to 1
+    upstream = upstream_file(tmp_path / "up.pt", tiny("crop_room_grid64"), size=1.2)
     settings = ["--set", "data.query_vol_size=8"]
     assert (
         main(["convert", str(upstream), "--config", str(config), "-o", str(ours), *settings]) == 0

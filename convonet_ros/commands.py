@@ -1,0 +1,330 @@
+"""What the commands of the command line do; `cli` has their arguments.
+
+Libraries are imported inside, so that `convonet --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from convonet_ros.config import Config, load, to_yaml, with_values
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+CROP = "crop"  # the name of the map's own network
+SPLITS = {"train": 600, "val": 48, "test": 40}  # shapes by default
+_SEEDS_PER_SPLIT = 1_000_000
+
+
+def run_map(parsed: argparse.Namespace) -> None:
+    config = _configuration(parsed)
+    _writable(parsed.out)
+    from tqdm import tqdm
+
+    from convonet_ros.datasets.recordings import open_recording
+    from convonet_ros.offline.pipeline import map_recording, write_map
+
+    recording = open_recording(parsed.folder, parsed.frames)
+    bars: dict[str, tqdm[Any]] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=total, unit=what.removesuffix("s"), desc=what, leave=False)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        result = map_recording(recording, config, progress)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    for image, why in recording.skipped.items():
+        print(f"convonet map: skipped {image}: {why}", file=sys.stderr)
+    write_map(parsed.out, result)
+    report = result.report
+    print(
+        f"{report['frames']['mapped']} frames in {report['seconds']['total']:.1f} s: "
+        f"{report['mesh']['triangles']} triangles, {report['mesh']['area_m2']:.1f} m2; "
+        f"see {parsed.out / 'mesh.ply'} and {parsed.out / 'picture.png'}"
+    )
+
+
+def run_reconstruct(parsed: argparse.Namespace) -> None:
+    from convonet_ros.model import zoo
+    from convonet_ros.model.crops import CropNetwork
+    from convonet_ros.offline.clouds import Cloud, read_input
+    from convonet_ros.offline.objects import reconstruct
+    from convonet_ros.offline.surfaces import check_suffix, write_surface
+
+    check_suffix(parsed.out)
+    _writable(parsed.out.parent)
+    network, _ = zoo.load(parsed.weights, parsed.model)
+    if isinstance(network, CropNetwork):
+        raise ValueError(
+            f"--weights {parsed.weights}: expected a network of 'convonet models', got the map's; "
+            "use 'convonet map'"
+        )
+    source = read_input(parsed.source)
+    if isinstance(source, Cloud) and source.dropped:
+        print(f"convonet reconstruct: {source.dropped} points without a place", file=sys.stderr)
+    if parsed.sliding:
+        surface = _slide(parsed, network, source)
+    else:
+        surface = reconstruct(
+            source, network, parsed.resolution or 32,
+            2 if parsed.steps is None else parsed.steps, parsed.threshold,
+            normals=parsed.normals, refine_steps=parsed.refine, simplify_to=parsed.simplify,
+            points=parsed.points, up=parsed.up, standing=parsed.standing, seed=parsed.seed,
+        )  # fmt: skip
+    write_surface(parsed.out, surface)
+    print(f"{len(surface.triangles)} triangles: {parsed.out}")
+
+
+def _slide(parsed: argparse.Namespace, network: Any, source: Any) -> Any:
+    from tqdm import tqdm
+
+    from convonet_ros.offline.clouds import Cloud
+    from convonet_ros.offline.tiles import reconstruct_scene
+
+    if not isinstance(source, Cloud):
+        raise ValueError(f"--sliding: expected a cloud, got voxels in {parsed.source}")
+    if parsed.normals or parsed.refine:
+        raise ValueError("--sliding: normals and refinement are for objects; leave them out")
+    with tqdm(unit="crop", leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return reconstruct_scene(
+            source, network, parsed.unit, parsed.query, parsed.resolution, parsed.steps or 0,
+            parsed.threshold, parsed.simplify, progress,
+        )  # fmt: skip
+
+
+def run_evaluate(parsed: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from convonet_ros.model import zoo
+    from convonet_ros.model.network import OccupancyNetwork
+    from convonet_ros.training.evaluate import evaluate_folder, picture_of_networks
+
+    _writable(parsed.out)
+    networks: dict[str, tuple[OccupancyNetwork, dict[str, Any]]] = {}
+    for entry in parsed.weights:
+        name, equals, path = entry.partition("=")
+        if not equals:
+            raise ValueError(f"--weights: expected NAME=FILE, got '{entry}'")
+        network, about = zoo.load(path)
+        if not isinstance(network, OccupancyNetwork):
+            raise ValueError(f"--weights {path}: expected a network of 'convonet models'")
+        networks[name] = network, about
+    how = (parsed.resolution, parsed.steps, parsed.threshold)
+    with tqdm(unit="shape", leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = evaluate_folder(
+            networks, parsed.folder, parsed.split, parsed.limit, *how, progress=progress
+        )
+    result.write(parsed.out)
+    picture = parsed.out / "picture.png"
+    shown = range(min(2, result.settings["models"]))
+    picture_of_networks(picture, networks, parsed.folder, parsed.split, shown, *how)
+    print(f"{result.markdown()}\n{parsed.out / 'table.md'}, results.json and {picture}")
+
+
+def run_convert(parsed: argparse.Namespace) -> None:
+    from convonet_ros.model import zoo
+
+    _writable(parsed.out.parent)
+    network, about = zoo.load(parsed.weights, parsed.config)
+    if parsed.set:
+        config = _with_settings(dict(network.config), parsed)  # type: ignore[arg-type]
+        network = zoo.from_upstream(config, network.state_dict())
+    zoo.save(parsed.out, network, about)
+    print(f"{sum(p.numel() for p in network.parameters())} parameters: {parsed.out}")
+
+
+def run_models(parsed: argparse.Namespace) -> None:
+    from convonet_ros.model import zoo
+
+    for name, config in zoo.VARIANTS.items():
+        count = sum(p.numel() for p in zoo.build(name).parameters())
+        model = config["model"]
+        kinds = " ".join(model["encoder_kwargs"].get("plane_type", [])) or "-"
+        print(f"{name:25} {count:9} parameters  {config['data']['input_type']:18} {kinds}")
+
+
+def run_rooms(parsed: argparse.Namespace) -> None:
+    _writable(parsed.out)
+    from tqdm import tqdm
+
+    from convonet_ros.datasets.rooms import make_room
+    from convonet_ros.datasets.samples import write_rooms
+    from convonet_ros.geometry import Lattice
+    from convonet_ros.model.crops import CropSpec
+    from convonet_ros.offline.pictures import picture_of_room
+
+    spec = CropSpec()
+    lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
+    seeds = range(parsed.seed, parsed.seed + parsed.rooms)
+    written = write_rooms(parsed.out, seeds, lattice, parsed.workers)
+    for _ in tqdm(written, total=len(seeds), unit="room"):
+        pass
+    picture = parsed.out / "room.png"
+    picture_of_room(picture, make_room(parsed.seed))
+    print(f"{len(seeds)} rooms in {parsed.out}; the first one: {picture}")
+
+
+def run_shapes(parsed: argparse.Namespace) -> None:
+    _writable(parsed.out)
+    _make_shapes(parsed.out, parsed.kind, {s: getattr(parsed, s) for s in SPLITS}, parsed.workers)
+
+
+def _make_shapes(folder: Path, kind: str, counts: dict[str, int], workers: int = 2) -> None:
+    from tqdm import tqdm
+
+    from convonet_ros.datasets.generated import write_shapes
+
+    # Every split has seeds of its own.
+    for first, (split, count) in enumerate(counts.items()):
+        seeds = range(first * _SEEDS_PER_SPLIT, first * _SEEDS_PER_SPLIT + count)
+        written = write_shapes(folder, kind, seeds, split, workers)  # type: ignore[arg-type]
+        for _ in tqdm(written, total=count, unit="shape", desc=f"{split} {kind}", leave=False):
+            pass
+    print(f"{', '.join(f'{n} {split}' for split, n in counts.items())} {kind} in {folder}")
+
+
+def run_train(parsed: argparse.Namespace) -> None:
+    import torch
+
+    from convonet_ros.training.tasks import RoomCrops, ShapeFolder, Task
+    from convonet_ros.training.trainer import TrainConfig, Trainer
+
+    config = None if parsed.model == CROP else _model_config(parsed)
+    _writable(parsed.out)
+    command = f"convonet train --model {parsed.model}"
+    data = parsed.data
+    if config is None and (data is None or parsed.validation is None):
+        raise ValueError("--data, --validation: expected folders of 'convonet rooms', got none")
+    if data is None:
+        kind = "rooms" if "room" in parsed.model else "objects"
+        data = str(parsed.out / "data")
+        _make_shapes(Path(data), kind, {"train": SPLITS["train"], "val": SPLITS["val"]})
+    else:
+        command += f" --data {data}"
+    if parsed.validation:
+        command += f" --validation {parsed.validation}"
+    for setting in parsed.set:
+        command += f" --set {setting}"
+    batch, seed = parsed.batch or 8, parsed.seed or 0
+    given = {name: getattr(parsed, name) for name in ("steps", "lr")}
+    given = {name: value for name, value in given.items() if value is not None}
+    defaults = TrainConfig(**given)
+    command += (
+        f" -o {parsed.out} --steps {defaults.steps} --batch {batch} --lr {defaults.lr:g} "
+        f"--seed {seed}"
+    )
+    torch.manual_seed(seed)
+    task: Task
+    if config is None:
+        from convonet_ros.model.crops import CropSpec
+
+        task = RoomCrops(data, parsed.validation, CropSpec(), batch, seed)
+    else:
+        task = ShapeFolder(data, config, batch, seed)
+    trainer = Trainer(replace(defaults, command=command), task, parsed.out)
+    best = trainer.run()
+    print(f"validation IoU {trainer.best_iou:.4f}: {best}")
+
+
+def run_bench(parsed: argparse.Namespace) -> None:
+    config = _configuration(parsed)
+    from convonet_ros.offline.bench import crop_times, memory_of_drive, stage_times, table
+
+    if parsed.crop is not None:
+        rows = [
+            (stage, [f"{plain:.0f}", f"{ours:.0f}", f"{ours / plain:.2f}"])
+            for stage, plain, ours in crop_times(parsed.crop)
+        ]
+        print(table(("", "as upstream", "ours", "ratio"), rows))
+        return
+    times = stage_times(config, parsed.frames)
+    fusion = times["TSDF: integrate a scan"]
+    rows = [(stage, [f"{ms:.1f}", f"{ms / fusion:.1f}"]) for stage, ms in times.items()]
+    print(table(("stage", "median ms", "in TSDF scans"), rows), end="\n\n")
+    rows = [(f"{d:.0f}", [f"{mb:.0f}"]) for d, mb in memory_of_drive(config, parsed.metres)]
+    print(table(("driven m", "resident MB"), rows))
+
+
+def run_config(parsed: argparse.Namespace) -> None:
+    sys.stdout.write(to_yaml(_configuration(parsed)))
+
+
+def _writable(folder: Path) -> None:
+    """Find out now and not after an hour that the results have no place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"-o {folder}: cannot be written to: {error.strerror}") from error
+
+
+# ---- what the arguments say ----------------------------------------------------------------------
+
+
+def _configuration(parsed: argparse.Namespace) -> Config:
+    config = load(*parsed.config)
+    for name, value in _settings(parsed):
+        config = with_values(config, {name: "" if value is None else value})
+    return config
+
+
+def _settings(parsed: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """Name and value of every --set."""
+    for setting in parsed.set:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set: expected NAME=VALUE, got '{setting}'")
+        try:
+            yield name.strip(), yaml.safe_load(text)
+        except yaml.YAMLError:
+            yield name.strip(), text
+
+
+def _model_config(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The configuration of --model, a name of the table or an upstream YAML, with every --set."""
+    from convonet_ros.model import zoo
+
+    known = parsed.model in zoo.VARIANTS
+    if not known and not Path(parsed.model).is_file():
+        names = ", ".join((CROP, *zoo.VARIANTS))
+        raise ValueError(f"--model: expected a YAML file or one of {names}, got '{parsed.model}'")
+    return _with_settings(
+        zoo.variant(parsed.model) if known else zoo.read_config(parsed.model), parsed
+    )
+
+
+def _with_settings(config: dict[str, Any], parsed: argparse.Namespace) -> dict[str, Any]:
+    """The configuration of a network with every --set put in place."""
+    for name, value in _settings(parsed):
+        *sections, key = name.split(".")
+        place = config
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {name}: expected {section} to be a section")
+        place[key] = value
+    return config
