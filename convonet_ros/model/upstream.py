@@ -73,8 +73,15 @@ def _build(model: dict[str, Any], data: dict[str, Any], config: dict) -> Occupan
     }
     for name in ("plane_resolution", "grid_resolution"):
         encoder_kwargs.pop(name, None)
-    sample_mode = decoder_kwargs.pop("sample_mode", "bilinear")
+    between_points = model["decoder"] == "simple_local_point"
+    sample_mode = decoder_kwargs.pop("sample_mode", "gaussian" if between_points else "bilinear")
     gaussian_val = decoder_kwargs.pop("gaussian_val", None)
+    if between_points and sample_mode == "gaussian" and gaussian_val is None:
+        raise ValueError("decoder_kwargs.gaussian_val: expected a width, got none")
+    for kwargs in (encoder_kwargs, decoder_kwargs):
+        # Upstream's own code copies these into them.
+        for name in ("unit_size", "local_coord", "pos_encoding"):
+            (data if name == "unit_size" else model).setdefault(name, kwargs.pop(name, None))
 
     crop = None
     if model["encoder"] == "pointnet_crop_local_pool":
@@ -107,7 +114,7 @@ def _kinds(plane_type: str | list[str]) -> tuple[str, ...]:
 def _crop_layout(
     model: dict[str, Any], data: dict[str, Any], encoder_kwargs: dict[str, Any], kinds: tuple
 ) -> CropLayout:
-    encoding = model.get("pos_encoding", "linear")
+    encoding = model.get("pos_encoding") or "linear"
     if encoding not in ("linear", "sin_cos"):
         raise ValueError(f"model.pos_encoding: expected linear or sin_cos, got {encoding!r}")
     local = model.get("local_coord", False)
@@ -116,6 +123,8 @@ def _crop_layout(
     depth = levels = (encoder_kwargs.get("unet3d_kwargs") or {}).get("num_levels", 4)
     if encoder_kwargs.get("unet"):
         depth = encoder_kwargs["unet_kwargs"].get("depth", 5)
+    if data.get("unit_size") is None:
+        raise ValueError("data.unit_size: expected the side of a voxel, got none")
     return CropLayout(
         kinds, float(data["unit_size"]), int(data["query_vol_size"]), levels, depth,
         encoding if local else None,
@@ -159,18 +168,15 @@ def _decoder(
 ) -> nn.Module:
     if name == "cbatchnorm":
         return ConditionalDecoder(dim, c_dim, **kwargs)
-    modes = {
-        "simple_local": ("bilinear", "nearest"),
-        "simple_local_crop": ("bilinear", "nearest"),
-        "simple_local_point": ("gaussian", "inverse"),
-    }
-    if name not in modes:
+    local = ("simple_local", "simple_local_crop", "simple_local_point")
+    if name not in local:
         raise ValueError(
-            f"model.decoder: expected one of {', '.join([*modes, 'cbatchnorm'])}, got {name!r}"
+            f"model.decoder: expected one of {', '.join([*local, 'cbatchnorm'])}, got {name!r}"
         )
-    if name != "simple_local_point" and sample_mode not in modes[name]:
+    # Between points everything but gaussian means the inverse distance.
+    if name != "simple_local_point" and sample_mode not in ("bilinear", "nearest"):
         raise ValueError(
-            f"decoder_kwargs.sample_mode: expected {' or '.join(modes[name])}, got {sample_mode!r}"
+            f"decoder_kwargs.sample_mode: expected bilinear or nearest, got {sample_mode!r}"
         )
     return LocalDecoder(dim, c_dim, late=name == "simple_local_crop", **kwargs)
 
