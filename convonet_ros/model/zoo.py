@@ -124,9 +124,11 @@ def _read(path: Path) -> dict[str, Any]:
         IndexError, pickle.UnpicklingError,
     ) as error:  # fmt: skip
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"weights {path}: not a checkpoint ({reason})") from error
+        raise ValueError(f"weights {path}: not a checkpoint of this network ({reason})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"weights {path}: not a checkpoint (got a {type(content).__name__})")
+        raise ValueError(
+            f"weights {path}: not a checkpoint of this network (got a {type(content).__name__})"
+        )
     return content
 
 
