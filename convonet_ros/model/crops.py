@@ -1,4 +1,7 @@
-"""Networks that the map can run crop by crop: ours, and upstream's fully convolutional ones."""
+"""Networks that the map can run crop by crop: ours, and upstream's fully convolutional ones.
+
+After the sliding window of ConvONet, section 3.4, on a lattice that stays.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,16 @@ class CropModel(Protocol):
     trained_in: torch.dtype
 
     @property
-    def voxel_m(self) -> float: ...
+    def voxel_m(self) -> float:
+        """Side of a voxel, metres."""
 
     @property
-    def crop_voxels(self) -> int: ...
+    def crop_voxels(self) -> int:
+        """Voxels along a crop."""
 
     @property
-    def halo_voxels(self) -> int: ...
+    def halo_voxels(self) -> int:
+        """Voxels that the network sees beyond the crop on every side."""
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Make ready for inference in this arithmetic; the weights may be changed for good."""
@@ -65,6 +71,7 @@ class CropSpec:
 
     @property
     def box_voxels(self) -> int:
+        """Voxels along the crop and its halo."""
         return self.crop_voxels + 2 * self.halo_voxels
 
 
@@ -118,14 +125,17 @@ class CropNetwork(nn.Module):
 
     @property
     def voxel_m(self) -> float:
+        """Side of a voxel, metres."""
         return self.spec.voxel_m
 
     @property
     def crop_voxels(self) -> int:
+        """Voxels along a crop."""
         return self.spec.crop_voxels
 
     @property
     def halo_voxels(self) -> int:
+        """Voxels beyond the crop on every side."""
         return self.spec.halo_voxels
 
     def prepare(self, dtype: torch.dtype) -> None:
@@ -175,15 +185,19 @@ class UpstreamCrops(nn.Module):
         self._box = Box(np.zeros(3), np.full(3, crop.side), crop.side, 1.0)
 
     def prepare(self, dtype: torch.dtype) -> None:
+        """Let the U-Nets compute in `dtype`."""
         encoder = self.network.encoder
         assert isinstance(encoder, LocalPoolPointnet)
         encoder.unet_dtype = None if dtype == torch.float32 else dtype
 
     def encode_boxes(self, boxes: Sequence[BoxContent]) -> list[dict[str, Tensor]]:
+        """The features of each box, as `OccupancyNetwork.encode` gives them."""
         return [self.network.encode(box.points[None], self._box) for box in boxes]
 
     def decode(self, features: dict[str, Tensor], points: Tensor) -> Tensor:
+        """One box's features at (Q, 3) points in voxels of the box: (Q,) logits."""
         return self.network.decode(features, points[None], self._box)[0]
 
     def decode_centres(self, features: dict[str, Tensor], voxels: Tensor) -> Tensor:
+        """One box's features at the centres of (Q, 3) int64 voxels: (Q,) logits."""
         return self.decode(features, voxels + 0.5)

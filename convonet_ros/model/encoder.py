@@ -25,6 +25,7 @@ class ResnetBlock(nn.Module):
         nn.init.zeros_(self.fc_1.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., size_in) -> (..., size_out)."""
         return self.shortcut(x) + self.fc_1(self.fc_0(x.relu()).relu())
 
 

@@ -89,6 +89,7 @@ class OccupancyNetwork(nn.Module):
 
     @property
     def takes_voxels(self) -> bool:
+        """Whether `encode` takes voxels, (B, n, n, n), and not points."""
         return isinstance(self.encoder, LocalVoxelEncoder | VoxelEncoder)
 
     def encode(self, inputs: Tensor | dict[str, Any], box: Box | None = None) -> dict[str, Tensor]:

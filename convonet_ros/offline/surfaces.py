@@ -30,6 +30,7 @@ class Surface:
 
     @property
     def empty(self) -> bool:
+        """Whether it has no triangles."""
         return len(self.triangles) == 0
 
 

@@ -91,6 +91,7 @@ class RoomCrops:
             epoch += 1
 
     def loss(self, network: nn.Module, batch: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Task.loss`; in bfloat16."""
         assert isinstance(network, CropNetwork)
         device = next(network.parameters()).device
         boxes = batch_boxes([s.box for s in batch])
@@ -152,6 +153,7 @@ class ShapeFolder:
             step += 1
 
     def loss(self, network: nn.Module, batch: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Task.loss`; the U-Nets compute in bfloat16."""
         assert isinstance(network, OccupancyNetwork)
         device = next(network.parameters()).device
         inputs, queries, truth = collate(batch, device)
