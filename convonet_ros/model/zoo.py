@@ -75,7 +75,7 @@ def load(
         about = {k: v for k, v in content.items() if k != "optimizer" and _is_scalar(v)}
         return from_upstream(_upstream_config(path, config), weights), about
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(f"weights {path}: not a checkpoint of this network ({reason})") from error
 
 
@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
         RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, AttributeError,
         IndexError, pickle.UnpicklingError,
     ) as error:  # fmt: skip
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
         raise ValueError(f"weights {path}: not a checkpoint of this network ({reason})") from error
     if not isinstance(content, dict):
         raise ValueError(
