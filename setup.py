@@ -25,7 +25,7 @@ setup(
         "pyyaml",
         "scikit-image",
         "scipy",
-        "torch",
+        "torch>=2.6",
         "tqdm",
         "trimesh",
     ],
