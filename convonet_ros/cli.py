@@ -18,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         print(f"convonet {parsed.command}: {error or type(error).__name__}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"convonet {parsed.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"convonet {parsed.command}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
 
-    command = _command(group, "train", "train a network")
+    command = _command(group, "train", "train a network, or go on with a run that was interrupted")
     command.add_argument(
         "--model",
         default=commands.CROP,
@@ -123,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--validation", help="crop: samples of rooms of other seeds")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder of the run")
     _settable(command, "of the model's configuration, for example data.pointcloud_n=3000")
+    command.add_argument(
+        "--init", type=Path, metavar="FILE",
+        help="start from the weights of this checkpoint; a run that goes on has its own",
+    )  # fmt: skip
     command.add_argument("--steps", type=_positive, help="when to stop (default: 3000)")
     command.add_argument("--batch", type=_positive, help="samples in a step (default: 8)")
     command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")

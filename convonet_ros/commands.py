@@ -19,6 +19,9 @@ from convonet_ros.config import Config, load, to_yaml, with_values
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from convonet_ros.training.distributed import Processes
+    from convonet_ros.training.trainer import Trainer
+
 CROP = "crop"  # the name of the map's own network
 SPLITS = {"train": 600, "val": 48, "test": 40}  # shapes by default
 _SEEDS_PER_SPLIT = 1_000_000
@@ -206,28 +209,58 @@ def _make_shapes(folder: Path, kind: str, counts: dict[str, int], workers: int =
 
 
 def run_train(parsed: argparse.Namespace) -> None:
+    from convonet_ros.training.distributed import torchrun_processes
+    from convonet_ros.training.interruption import wish_to_stop
+
+    with torchrun_processes() as processes:
+        trainer = _trainer(parsed, processes)
+        if processes.first and trainer.step:
+            print(f"convonet train: going on from step {trainer.step}", file=sys.stderr)
+        with wish_to_stop() as stop:
+            best = trainer.run(stop)
+    if not trainer.finished:
+        raise KeyboardInterrupt(
+            f"saved at step {trainer.step} of {trainer.config.steps} in {parsed.out}; "
+            "the same command goes on"
+        )
+    if processes.first:
+        print(f"validation IoU {trainer.best_iou:.4f}: {best}")
+
+
+def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
+    """What the arguments of `train` describe, ready to run or to go on."""
     import torch
 
+    from convonet_ros.model import zoo
+    from convonet_ros.model.crops import CropNetwork, CropSpec
+    from convonet_ros.training.fine_tuning import start_from
     from convonet_ros.training.tasks import RoomCrops, ShapeFolder, Task
     from convonet_ros.training.trainer import TrainConfig, Trainer
 
     config = None if parsed.model == CROP else _model_config(parsed)
-    _writable(parsed.out)
+    processes.from_first(lambda: _writable(parsed.out))
     command = f"convonet train --model {parsed.model}"
     data = parsed.data
     if config is None and (data is None or parsed.validation is None):
         raise ValueError("--data, --validation: expected folders of 'convonet rooms', got none")
+    batch, seed = parsed.batch or 8, parsed.seed or 0
+    if batch < processes.count:
+        raise ValueError(
+            f"--batch: expected a sample for each of {processes.count} processes, got {batch}"
+        )
     if data is None:
         kind = "rooms" if "room" in parsed.model else "objects"
         data = str(parsed.out / "data")
-        _make_shapes(Path(data), kind, {"train": SPLITS["train"], "val": SPLITS["val"]})
+        counts = {"train": SPLITS["train"], "val": SPLITS["val"]}
+        processes.from_first(lambda: _make_shapes(Path(data), kind, counts))
     else:
         command += f" --data {data}"
     if parsed.validation:
         command += f" --validation {parsed.validation}"
     for setting in parsed.set:
         command += f" --set {setting}"
-    batch, seed = parsed.batch or 8, parsed.seed or 0
+    if parsed.init:
+        command += f" --init {parsed.init}"
     given = {name: getattr(parsed, name) for name in ("steps", "lr")}
     given = {name: value for name, value in given.items() if value is not None}
     defaults = TrainConfig(**given)
@@ -235,17 +268,25 @@ def run_train(parsed: argparse.Namespace) -> None:
         f" -o {parsed.out} --steps {defaults.steps} --batch {batch} --lr {defaults.lr:g} "
         f"--seed {seed}"
     )
+    settings = {"model": parsed.model, "set": list(parsed.set), "batch": batch, "seed": seed}
+    for name in ("data", "validation"):
+        folder = getattr(parsed, name)
+        settings[name] = str(Path(folder).resolve()) if folder else None
     torch.manual_seed(seed)
     task: Task
-    if config is None:
-        from convonet_ros.model.crops import CropSpec
-
-        task = RoomCrops(data, parsed.validation, CropSpec(), batch, seed)
+    if config is None or parsed.validation:
+        network = CropNetwork(CropSpec()) if config is None else zoo.from_upstream(config)
+        task = RoomCrops(data, parsed.validation, network, batch, seed, defaults.steps)
     else:
         task = ShapeFolder(data, config, batch, seed)
-    trainer = Trainer(replace(defaults, command=command), task, parsed.out)
-    best = trainer.run()
-    print(f"validation IoU {trainer.best_iou:.4f}: {best}")
+
+    def start() -> None:  # the others get these weights from the first process
+        if parsed.init and not (parsed.out / "last.pt").exists():
+            start_from(task.network, zoo.load(parsed.init, config)[0])
+
+    processes.from_first(start)
+    train_config = replace(defaults, command=command, settings=settings)
+    return Trainer(train_config, task, parsed.out, processes)
 
 
 def run_bench(parsed: argparse.Namespace) -> None:

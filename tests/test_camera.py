@@ -1,20 +1,15 @@
-"""The simulated depth camera: exact depth, noise like a sensor's, poses in free space."""
+"""The simulated depth camera: exact depth, and noise like a sensor's."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.camera import (
-    DepthCamera,
-    add_noise,
-    drive,
-    look_along,
-    look_at,
-    sample_views,
-    smooth_noise,
-)
+from convonet_ros.datasets.camera import DepthCamera
+from convonet_ros.datasets.noise import Patches, add_noise, flying_pixels, smooth_noise
+from convonet_ros.datasets.poses import look_at
 from convonet_ros.datasets.rooms import make_room
+from convonet_ros.datasets.views import sample_views
 from convonet_ros.sensors import Intrinsics
 
 INTRINSICS = Intrinsics(width=120, height=90, fx=110.0, fy=110.0, cx=59.5, cy=44.5)
@@ -113,68 +108,31 @@ def test_smooth_noise_has_variance_one_and_is_smooth() -> None:
     assert abs(np.mean(noise[:, :, 32:] * noise[:, :, :-32])) < 0.1
 
 
-def test_look_at_is_a_rotation_that_looks_there() -> None:
+def test_flying_pixels_lie_between_near_and_far() -> None:
+    step = np.full((90, 120), 3.0, dtype=np.float32)
+    step[:, 60:] = 1.0
+    step[:20] = 0.0
     rng = np.random.default_rng(0)
-    for eye, target in [*rng.uniform(-2, 2, (50, 2, 3)), np.array([[0, 0, 1.0], [0, 0, 0]])]:
-        roll = rng.normal(0, 0.3)
-        T_map_camera = look_at(eye, target, roll)
-        R = T_map_camera[:3, :3]
-        np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-12)
-        assert np.linalg.det(R) == pytest.approx(1.0)
-        seen = R.T @ (target - eye)
-        np.testing.assert_allclose(seen, [0, 0, np.linalg.norm(target - eye)], atol=1e-9)
-    upright = look_along(np.zeros(3), yaw=0.5, pitch=-0.2)
-    assert upright[2, 0] == pytest.approx(0.0)  # the image's rows are level
-    assert upright[2, 1] < 0  # and its columns run down
-    assert np.arcsin(upright[2, 2]) == pytest.approx(-0.2)
-    with pytest.raises(ValueError, match="target_map"):
-        look_at(np.ones(3), np.ones(3))
+    flown = flying_pixels(step, 0.5, rng)
+    changed = flown != step
+    assert not changed[:, :58].any()
+    assert not changed[:, 62:].any()
+    assert not changed[:20].any()  # nothing flies beside what returns nothing
+    assert changed[22:, 59:61].mean() == pytest.approx(0.5, abs=0.1)
+    values = flown[changed]
+    assert np.all((values > 1.0) & (values < 3.0))
+    assert values.std() > 0.4
+    np.testing.assert_array_equal(flying_pixels(step, 0.0, rng), step)
 
 
-def test_views_stand_in_free_space_and_overlap() -> None:
-    pitches, heights = [], []
-    for seed in range(30):
-        room = make_room(seed)
-        views = sample_views(room, np.random.default_rng(seed), 6)
-        again = sample_views(room, np.random.default_rng(seed), 6)
-        np.testing.assert_array_equal(views, again)
-        eyes = np.array([T[:3, 3] for T in views])
-        assert eyes.shape == (6, 3)
-        assert room.is_clear(eyes, 0.19).all()
-        assert np.linalg.norm(eyes - eyes[0], axis=1).max() < 4.0
-        pitches += [np.degrees(np.arcsin(T[2, 2])) for T in views]
-        heights += list(eyes[:, 2])
-    assert 0.25 < np.min(heights) < 0.7 < 1.3 < np.max(heights) < 1.9
-    inside = (np.array(pitches) > -46) & (np.array(pitches) < 16)
-    assert inside.mean() > 0.9
-
-
-@pytest.mark.parametrize("seed", [0, 4, 11])
-def test_a_drive_is_smooth_closed_free_and_sees_the_room(seed: int) -> None:
-    room = make_room(seed)
-    poses = drive(room, 240)
-    np.testing.assert_array_equal(poses, drive(room, 240))
-    eyes = np.array([T[:3, 3] for T in poses])
-    forward = np.array([T[:3, 2] for T in poses])
-    assert room.is_clear(eyes, 0.2).all()
-    assert np.all((eyes[:, 2] > 0.95) & (eyes[:, 2] < 1.25))
-    assert np.linalg.norm(eyes - np.roll(eyes, 1, axis=0), axis=1).max() < 0.1
-    turn = np.einsum("ij,ij->i", forward, np.roll(forward, 1, axis=0))
-    assert np.degrees(np.arccos(turn)).max() < 12.0
-
-    # What the drive sees of the surface that an onlooker in the middle of the room sees.
-    camera = DepthCamera(room, INTRINSICS)
-
-    def cells(T_map_camera: np.ndarray) -> set[tuple[int, ...]]:
-        depth = camera.render(T_map_camera)
-        depth[depth > 4.5] = 0.0
-        points = surface_points(depth, T_map_camera, 0.0)
-        points = points[points[:, 2] < 2.0]
-        return set(map(tuple, np.floor(points / 0.1).astype(int).tolist()))
-
-    seen: set[tuple[int, ...]] = set().union(*map(cells, poses[::2]))
-    eye = room.free_positions(np.random.default_rng(0), 1, 0.3, (1.0, 1.6))[0]
-    reference = set().union(
-        *(cells(look_along(eye, yaw, -0.3)) for yaw in np.arange(0.0, 2 * np.pi, 0.5))
-    )
-    assert len(reference & seen) / len(reference) > 0.85
+def test_patches_belong_to_places_and_have_variance_one() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-20, 20, (20_000, 3)).astype(np.float32)
+    for _ in range(5):
+        patches = Patches.draw(rng)
+        value = patches.at(points)
+        assert value.mean() == pytest.approx(0.0, abs=0.05)
+        assert value.std() == pytest.approx(1.0, rel=0.05)
+        shift = np.array([0.01, 0.0, 0.0], dtype=np.float32)
+        assert np.abs(patches.at(points + shift) - value).max() < 1.3
+        np.testing.assert_array_equal(patches.at(points[:7]), value[:7])

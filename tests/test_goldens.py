@@ -726,7 +726,8 @@ def test_map_computes_what_the_network_does_on_its_lattice() -> None:
     voxels = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.tensor([15, 16]))
     within = 0.1 + 0.8 * torch.rand(len(voxels), 3, generator=draw)
     points = voxels + within  # in voxels
-    box = BoxContent(points, torch.zeros_like(points), torch.zeros(n, n, n, dtype=torch.bool))
+    unseen = torch.zeros(n, n, n, dtype=torch.int8)
+    box = BoxContent(points, torch.zeros_like(points), torch.ones(len(points)), unseen)
 
     # The same box in the world, in metres, on the lattice of the map.
     low = np.array([-37, 12, 5]) * unit

@@ -26,7 +26,8 @@ def random_box(seed: int, points: int = 200) -> BoxContent:
     return BoxContent(
         torch.rand(points, 3, generator=generator) * n,
         torch.nn.functional.normalize(torch.randn(points, 3, generator=generator), dim=1),
-        torch.rand(n, n, n, generator=generator) < 0.3,
+        torch.rand(points, generator=generator),
+        torch.randint(-2, 3, (n, n, n), generator=generator, dtype=torch.int8),
     )
 
 
@@ -74,7 +75,9 @@ def test_a_box_gives_the_same_in_any_batch(network: CropNetwork) -> None:
 def test_order_of_the_points_does_not_matter(network: CropNetwork) -> None:
     box = random_box(1)
     order = torch.randperm(len(box.points), generator=torch.Generator().manual_seed(0))
-    shuffled = BoxContent(box.points[order], box.directions[order], box.free)
+    shuffled = BoxContent(
+        box.points[order], box.directions[order], box.weights[order], box.visibility
+    )
     with torch.inference_mode():
         a, b = (network.encode(batch_boxes([x])) for x in (box, shuffled))
     assert torch.allclose(a, b, atol=1e-5)

@@ -22,7 +22,7 @@ def occupied_by_hand(room: Room, points_map: np.ndarray) -> np.ndarray:
     points = points_map @ inverse[:3, :3].T + inverse[:3, 3]
     free = np.all(np.abs(points[:, :2]) <= room.size[:2] / 2, axis=1)
     free &= (points[:, 2] >= 0) & (points[:, 2] <= room.size[2])
-    for niche in room.niches:
+    for niche in NICHES:
         along, out = [(0, 1), (1, 0), (0, 1), (1, 0)][niche.wall]
         sign_along, sign_out = [(1, -1), (1, 1), (-1, 1), (-1, -1)][niche.wall]
         x = sign_along * points[:, along]
@@ -77,9 +77,9 @@ def test_everything_beyond_the_walls_is_solid_but_for_niches() -> None:
 
 def test_a_niche_is_free_and_the_wall_behind_it_is_solid() -> None:
     room = next(r for r in map(make_room, range(20)) if r.niches)
-    niche = room.niches[0]
+    niche = NICHES[0]
     assert niche.wall in range(4)
-    bare = Room(room.seed, room.size, room.T_map_room, (), room.niches)
+    bare = Room(room.seed, room.size, room.T_map_room, (), NICHES)
     out = room.size[1 - niche.wall % 2] / 2
     rotation = rotation_z(niche.wall * np.pi / 2)
     x, z = (niche.x0 + niche.x1) / 2, (niche.z0 + niche.z1) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -9,10 +11,18 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from convonet_ros.cli import main
 from convonet_ros.datasets.generated import ShapeKind, write_shapes
 from convonet_ros.datasets.rooms import make_room
-from convonet_ros.datasets.samples import read_room, samples_of_room, symmetric, write_rooms
+from convonet_ros.datasets.samples import (
+    read_sample,
+    samples_of_room,
+    symmetric,
+    views_of_samples,
+    write_rooms,
+)
 from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork, CropSpec
@@ -37,12 +47,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_samples_are_deterministic_and_survive_the_disk(data: tuple[Path, Path]) -> None:
     made = samples_of_room(0, LATTICE)
-    stored = read_room(data[0] / "room-000000.npz", LATTICE)
+    file = data[0] / "room-000000.npz"
+    stored = [read_sample(file, i, LATTICE) for i in range(len(views_of_samples(file)))]
     assert len(made) == len(stored) > 4
     for a, b in zip(made, stored, strict=True):
         assert torch.equal(a.box.points, b.box.points)
         assert torch.allclose(a.box.directions, b.box.directions, atol=1e-6)
-        assert torch.equal(a.box.free, b.box.free)
+        assert torch.equal(a.box.visibility, b.box.visibility)
+        assert torch.allclose(a.box.weights, b.box.weights, atol=0.01)
+        assert a.views == b.views
         assert torch.equal(a.occupied, b.occupied)
         assert torch.allclose(a.queries, b.queries, atol=0.02)
 
@@ -51,7 +64,7 @@ def test_free_space_and_points_agree_with_the_truth() -> None:
     """Observed free voxels are free in the true room, but for those a noisy surface cuts."""
     for sample in samples_of_room(1, LATTICE):
         voxel = sample.queries.floor().long()
-        free = sample.box.free[tuple(voxel.T)]
+        free = sample.box.visibility[tuple(voxel.T)] < 0
         if free.sum() > 50:
             assert sample.occupied[free].float().mean() < 0.08
 
@@ -59,11 +72,11 @@ def test_free_space_and_points_agree_with_the_truth() -> None:
 def test_symmetries_move_everything_together() -> None:
     sample = samples_of_room(2, LATTICE)[0]
     n = LATTICE.box_voxels
-    free_at = {tuple(p) for p in sample.box.free.nonzero().tolist()}
+    free = int((sample.box.visibility < 0).sum())
     seen = set()
     for seed in range(40):
         turned = symmetric(sample, np.random.default_rng(seed))
-        assert turned.box.free.sum() == len(free_at)
+        assert (turned.box.visibility < 0).sum() == free
         assert torch.equal(turned.queries[:, 2], sample.queries[:, 2])
         centred = (turned.queries - n / 2).norm(dim=1)
         assert torch.allclose(centred, (sample.queries - n / 2).norm(dim=1), atol=1e-4)
@@ -71,8 +84,8 @@ def test_symmetries_move_everything_together() -> None:
         a = ((turned.queries[0] - turned.box.points[0]) * turned.box.directions[0]).sum()
         b = ((sample.queries[0] - sample.box.points[0]) * sample.box.directions[0]).sum()
         assert torch.isclose(a, b, atol=1e-3)
-        inside = turned.box.free[tuple(turned.box.points.floor().long().T)]
-        assert not inside.any()  # a voxel with points is never free
+        inside = turned.box.visibility[tuple(turned.box.points.floor().long().T)]
+        assert (inside > 0).all()  # a voxel with points is never free
         seen.add(tuple(turned.queries[0].tolist()))
     assert len(seen) == 8
 
@@ -99,9 +112,23 @@ def test_truth_is_the_rooms_occupancy() -> None:
         assert agreement == 1.0
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_make_up_the_batch(world: int, data: tuple[Path, Path], shapes: Path) -> None:
+    tasks: tuple[Task, ...] = (
+        crops(data, 4),
+        ShapeFolder(str(shapes / "rooms"), small("room_grid32"), 4, 0),
+    )
+    for task in tasks:
+        batch = next(task.batches(0))
+        shares = [task.share(batch, rank, world) for rank in range(world)]
+        assert all(shares)
+        assert {id(item) for share in shares for item in share} == {id(item) for item in batch}
+        assert sum(map(len, shares)) == len(batch)
+
+
 def crops(data: tuple[Path, Path], batch: int) -> RoomCrops:
     torch.manual_seed(0)
-    return RoomCrops(*map(str, data), SPEC, batch, seed=0)
+    return RoomCrops(*map(str, data), CropNetwork(SPEC), batch, seed=0, steps=60)
 
 
 def test_some_steps_lower_the_loss_and_lift_the_iou(
@@ -128,12 +155,14 @@ def resumed_equals_uninterrupted(make_task: Callable[[], Task], folder: Path) ->
     whole = TrainConfig(steps=8, validate_every=4)
     straight = Trainer(whole, make_task(), folder / "straight")
     straight.run()
-    Trainer(whole, make_task(), folder / "halves").run(stop_at=4)
+    first = Trainer(whole, make_task(), folder / "halves")
+    first.run(stop=lambda: first.step == 3)
     second = Trainer(whole, make_task(), folder / "halves")
-    assert second.step == 4
+    assert second.step == 3
     second.run()
-    a, b = straight.network.state_dict(), second.network.state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    for name in ("network", "averaged"):
+        a, b = (getattr(run, name).state_dict() for run in (straight, second))
+        assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_resumed_training_equals_uninterrupted(data: tuple[Path, Path], tmp_path: Path) -> None:
@@ -142,7 +171,7 @@ def test_resumed_training_equals_uninterrupted(data: tuple[Path, Path], tmp_path
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="convonet rooms"):
-        RoomCrops(str(tmp_path), str(tmp_path), SPEC, 1, 0)
+        RoomCrops(str(tmp_path), str(tmp_path), CropNetwork(SPEC), 1, 0, 1)
     with pytest.raises(ValueError, match="train"):
         ShapeFolder(str(tmp_path), small("room_3plane"), 1, 0)
 
@@ -213,6 +242,41 @@ def test_resumed_training_of_shapes(shapes: Path, tmp_path: Path) -> None:
         return ShapeFolder(str(shapes / "rooms"), small("room_grid32"), 2, 0)
 
     resumed_equals_uninterrupted(task, tmp_path)
+
+
+def test_the_command_is_interrupted_and_goes_on(
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small("shapenet_grid32")))
+    command = ["train", "--model", str(tmp_path / "small.yaml"), "--data", str(shapes / "objects")]
+    command += ["-o", str(tmp_path / "run"), "--batch", "2"]
+    steps, update = [], Trainer._train
+
+    def signalled(trainer: Trainer, batch: Any) -> None:
+        update(trainer, batch)
+        steps.append(trainer.step)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_train", signalled)
+    assert main([*command, "--steps", "3"]) == 130
+    assert "saved at step 2 of 3" in capsys.readouterr().err
+    assert main([*command, "--steps", "3", "--lr", "0.1"]) == 1
+    assert "started with lr 0.002 (now 0.1)" in capsys.readouterr().err
+    assert main([*command, "--steps", "3", "--init", "/looked/at/only/at/first"]) == 0
+    assert "going on from step 2" in capsys.readouterr().err
+    assert steps == [1, 2, 3]
+    best = tmp_path / "run" / "best.pt"
+    command[command.index("-o") + 1] = str(tmp_path / "tuned")
+    assert main([*command, "--steps", "1", "--lr", "1e-12", "--init", str(best)]) == 0
+    start, tuned = (zoo.load(path)[0] for path in (best, tmp_path / "tuned" / "best.pt"))
+    for (name, a), b in zip(start.named_parameters(), tuned.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+    assert main([*command[:-2], "--init", "/nowhere.pt", "-o", str(tmp_path / "new")]) == 1
+    assert "/nowhere.pt: no such file" in capsys.readouterr().err
 
 
 def test_temperature_is_found_and_calibrates() -> None:

@@ -78,7 +78,7 @@ def test_moving_the_window_forgets_only_what_left() -> None:
     for crop in set(before) & after:
         old, new = before[crop], volume.box(crop)
         assert torch.equal(old.points, new.points)
-        assert torch.equal(old.free, new.free)
+        assert torch.equal(old.visibility, new.visibility)
     # Far away and back: everything is forgotten, nothing haunts the ring.
     volume.follow(np.array([100.0, -50.0, 20.0]))
     assert not volume.evidence.any()

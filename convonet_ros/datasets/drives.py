@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convonet_ros.datasets.camera import DepthCamera, add_noise, drive
+from convonet_ros.datasets.camera import DepthCamera
+from convonet_ros.datasets.noise import add_noise
 from convonet_ros.datasets.recordings import Frame
 from convonet_ros.datasets.rooms import Room
+from convonet_ros.datasets.walks import drive
 from convonet_ros.sensors import Intrinsics
 
 _MAX_RANGE_M = 4.5

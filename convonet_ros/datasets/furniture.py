@@ -313,7 +313,7 @@ def wall_stub(rng: Rng) -> Piece:
     """An inner wall that sticks out of a wall, of full or half height."""
     t, d = rng.uniform(0.08, 0.24), rng.uniform(0.4, 1.5)
     h = 4.0 if rng.random() < 0.7 else rng.uniform(0.9, 1.3)
-    return Piece("wall_stub", [box((-t / 2, -d / 2 - 0.1, -0.1), (t / 2, d / 2, h))], (t, d))
+    return Piece("wall_stub", [box((-t / 2, -d / 2 - 0.05, -0.1), (t / 2, d / 2, h))], (t, d))
 
 
 AT_WALL: list[tuple[Callable[[Rng], Piece], float]] = [
@@ -328,5 +328,10 @@ IN_ROOM: list[tuple[Callable[[Rng], Piece], float]] = [
 
 def draw(rng: Rng, kinds: list[tuple[Callable[[Rng], _Drawn], float]]) -> _Drawn:
     """One random piece or the like, kinds drawn by their weight."""
+    return pick(rng, kinds)(rng)
+
+
+def pick(rng: Rng, kinds: list[tuple[_Drawn, float]]) -> _Drawn:
+    """One of the kinds, by their weight."""
     weights = np.array([weight for _, weight in kinds])
-    return kinds[rng.choice(len(kinds), p=weights / weights.sum())][0](rng)
+    return kinds[rng.choice(len(kinds), p=weights / weights.sum())][0]

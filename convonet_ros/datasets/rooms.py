@@ -2,33 +2,48 @@
 
 The room frame has its origin on the floor in the middle of the room, z up, walls along x and y.
 `T_map_room` turns and shifts it, since the walls of real rooms do not follow the map's axes.
+A building (`buildings.py`) is a `Room` too, with more empty boxes; its frame lies on the lowest
+floor, in the middle of its outline.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from convonet_ros.datasets.furnishing import Furnisher
+from convonet_ros.datasets.hollows import Hollows
 from convonet_ros.datasets.primitives import Primitive, joined, rotation_z
 from convonet_ros.datasets.solids import occupied
-from convonet_ros.datasets.walls import Niche, niche_box, shell_mesh
+from convonet_ros.datasets.walls import niche_box
+
+_FINE, _COARSE = 0.0006, 0.0015  # metres: how far a round surface may lie outside of its mesh
+_MANY = 350  # primitives, from which on the mesh is coarse
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room: an empty box in solid space without end, niches in its walls, and furniture.
+    """Empty boxes in solid space without end, and furniture in them.
 
     `size` (3,) metres of the interior, `T_map_room` (4, 4), `primitives` with poses in the room
-    frame; the primitives of one piece of furniture share its name.
+    frame; the primitives of one piece of furniture share its name. `hollows` in the room frame: the
+    rooms themselves, niches, doorways, stairwells. `route` (W, 3) points on the floor in the room
+    frame: one walk through every room that keeps clear of things; W is 1 for a single room.
     """
 
     seed: int
     size: np.ndarray
     T_map_room: np.ndarray
     primitives: tuple[Primitive, ...]
-    niches: tuple[Niche, ...]
+    hollows: Hollows
+    route: np.ndarray
+    _bounds: np.ndarray = field(init=False, repr=False, compare=False)  # (P, 2, 3) of primitives
+
+    def __post_init__(self) -> None:
+        centre = np.array([p.centre for p in self.primitives]).reshape(-1, 3)
+        reach = np.array([p.half_extent for p in self.primitives]).reshape(-1, 3) + 1e-9
+        object.__setattr__(self, "_bounds", np.stack([centre - reach, centre + reach], axis=1))
 
     def to_room(self, points_map: np.ndarray) -> np.ndarray:
         """(N, 3) points in the map frame -> (N, 3) points in the room frame."""
@@ -44,15 +59,9 @@ class Room:
         if points_map.ndim != 2 or points_map.shape[1] != 3:
             raise ValueError(f"points_map: expected shape (N, 3), got {points_map.shape}")
         points = self.to_room(points_map)
-        x, y, z = np.ascontiguousarray(points.T)
-        half_x, half_y, height = self.size[0] / 2, self.size[1] / 2, self.size[2]
-        solid = (np.abs(x) > half_x) | (np.abs(y) > half_y) | (z < 0.0) | (z > height)
-        for niche in self.niches:
-            lo, hi = niche_box(niche, self.size)
-            inside = (x >= lo[0]) & (x <= hi[0]) & (y >= lo[1]) & (y <= hi[1])
-            solid &= ~(inside & (z >= lo[2]) & (z <= hi[2]))
+        solid = ~self.hollows.inside(points)
         empty = np.flatnonzero(~solid)
-        solid[empty] = occupied(self.primitives, points[empty])
+        solid[empty] = occupied(self._near(points[empty], 0.0), points[empty])
         return solid
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +70,8 @@ class Room:
         Walls face into the room, furniture faces out; pieces overlap, so the mesh is for ray
         casting and pictures and is not one closed surface.
         """
-        parts = [shell_mesh(self.size, self.niches), *(p.mesh() for p in self.primitives)]
+        chord_m = _FINE if len(self.primitives) < _MANY else _COARSE
+        parts = [self.hollows.mesh(), *(p.mesh(chord_m) for p in self.primitives)]
         vertices, triangles = joined(parts)
         return self.to_map(vertices).astype(np.float32), triangles
 
@@ -92,12 +102,20 @@ class Room:
 
         `z_range` are heights in the map frame, metres. Raises ValueError if there is no such place.
         """
+        low, high = self.hollows.boxes.transpose(1, 0, 2)
+        sides = np.maximum(high - low - 2 * clearance_m, 0.0)[:, :2]
+        floor = self.T_map_room[2, 3]
+        reached = (low[:, 2] + floor < z_range[1]) & (high[:, 2] + floor > z_range[0])
+        area = sides.prod(axis=1) * reached
         found: list[np.ndarray] = []
         count = 0
-        for _ in range(200):
+        for _ in range(200 if area.any() else 0):
             tries = 4 * n + 16
-            xy = rng.uniform(-0.5, 0.5, (tries, 2)) * (self.size[:2] - 2 * clearance_m)
-            points = self.to_map(np.concatenate([xy, np.zeros((tries, 1))], axis=1))
+            xyz = np.zeros((tries, 3))
+            box = rng.choice(len(area), tries, p=area / area.sum())
+            middle = (low[box, :2] + high[box, :2]) / 2
+            xyz[:, :2] = middle + rng.uniform(-0.5, 0.5, (tries, 2)) * sides[box]
+            points = self.to_map(xyz)
             points[:, 2] = rng.uniform(*z_range, tries)
             points = points[self.is_clear(points, clearance_m)]
             found.append(points)
@@ -112,25 +130,42 @@ class Room:
     def is_clear(self, points_map: np.ndarray, clearance_m: float) -> np.ndarray:
         """(N, 3) points in the map frame -> (N,) bool: at least that far from anything solid."""
         points = self.to_room(points_map)
-        middle = np.array([0.0, 0.0, self.size[2] / 2])
-        clear = np.all(np.abs(points - middle) <= self.size / 2 - clearance_m, axis=1)
-        for primitive in self.primitives:
+        clear = self.hollows.clear(points, clearance_m)
+        for primitive in self._near(points[clear], clearance_m):
             reach = primitive.half_extent + clearance_m
             near = clear & np.all(np.abs(points - primitive.centre) < reach, axis=1)
             index = np.flatnonzero(near)
             clear[index] = primitive.distance(points[index]) >= clearance_m
         return clear
 
+    def _near(self, points: np.ndarray, margin_m: float) -> list[Primitive]:
+        """The primitives whose bounding box comes that close to the box around (N, 3) points."""
+        if len(points) == 0:
+            return []
+        low, high = points.min(axis=0) - margin_m, points.max(axis=0) + margin_m
+        near = np.all((self._bounds[:, 0] <= high) & (self._bounds[:, 1] >= low), axis=1)
+        return [self.primitives[k] for k in np.flatnonzero(near)]
 
-def make_room(seed: int, furnished: bool = True) -> Room:
-    """The room of a seed: always the same for the same seed."""
+
+def make_room(seed: int, furnished: bool = True, rich: bool = False) -> Room:
+    """The room of a seed: always the same for the same seed.
+
+    A `rich` one also has what is hard to map: thin, open, slanted and stacked things.
+    """
     rng = np.random.default_rng(seed)
     size = np.array([rng.uniform(3.0, 6.5), rng.uniform(3.0, 6.5), rng.uniform(2.3, 3.0)])
+    T_map_room = drawn_pose(rng)
+    builder = Furnisher(rng, size, rich)
+    if furnished:
+        builder.fit_out()
+    main = np.stack([np.append(-size[:2] / 2, 0.0), np.append(size[:2] / 2, size[2])])
+    hollows = Hollows(np.stack([main, *(niche_box(niche, size) for niche in builder.niches)]))
+    return Room(seed, size, T_map_room, tuple(builder.primitives), hollows, np.zeros((1, 3)))
+
+
+def drawn_pose(rng: np.random.Generator) -> np.ndarray:
+    """(4, 4) T_map_room: turned about z in any way, with its origin near the map's."""
     T_map_room = np.eye(4)
     T_map_room[:3, :3] = rotation_z(rng.uniform(-np.pi, np.pi))
     T_map_room[:3, 3] = [*rng.uniform(-0.5, 0.5, 2), rng.uniform(-0.03, 0.03)]
-    if not furnished:
-        return Room(seed, size, T_map_room, (), ())
-    builder = Furnisher(rng, size)
-    builder.fit_out()
-    return Room(seed, size, T_map_room, tuple(builder.primitives), tuple(builder.niches))
+    return T_map_room

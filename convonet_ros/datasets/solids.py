@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -68,23 +69,25 @@ def fitted(solids: Sequence[Primitive], standing: bool) -> list[Primitive]:
     if standing:
         middle[2] = low[2] + 0.5 / scale
     return [
-        Primitive(
-            solid.kind,
-            solid.name,
-            _Y_UP @ (solid.centre - middle) * scale,
-            _Y_UP @ solid.rotation,
-            solid.half * scale,
+        replace(
+            solid,
+            centre=_Y_UP @ (solid.centre - middle) * scale,
+            rotation=_Y_UP @ solid.rotation,
+            half=solid.half * scale,
         )
         for solid in solids
     ]
 
 
 def extent(solid: Primitive) -> np.ndarray:
-    """(3,) half sizes of the smallest box around a solid along the parent's axes."""
+    """(3,) half sizes of the smallest box about a solid's centre, along the parent's axes."""
     scaled = solid.rotation * solid.half
     if solid.kind == "box":
         return np.abs(scaled).sum(axis=1)
-    if solid.kind == "cylinder":
+    if solid.kind == "wedge":
+        x, y, z = scaled.T
+        return np.max([np.abs(s) + np.abs(y) for s in (x + z, x - z)], axis=0)
+    if solid.kind in ("cylinder", "cone"):
         return np.hypot(scaled[:, 0], scaled[:, 1]) + np.abs(scaled[:, 2])
     return np.linalg.norm(scaled, axis=1)
 
@@ -110,6 +113,10 @@ def candidates(solid: Primitive, n: int, rng: Rng) -> tuple[np.ndarray, np.ndarr
         radius = np.where(cap, np.sqrt(rng.random(n)), 1.0)
         unit = ring * radius[:, None] + height[:, None] * [0.0, 0.0, 1.0]
         normals = np.where(cap[:, None], height[:, None] * [0.0, 0.0, 1.0], ring)
+    elif solid.kind == "cone":
+        unit, normals = _on_cone(half, solid.taper, n, rng)
+    elif solid.kind == "wedge":
+        unit, normals = _on_wedge(half, n, rng)
     else:
         unit = rng.normal(size=(n, 3))
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -118,6 +125,42 @@ def candidates(solid: Primitive, n: int, rng: Rng) -> tuple[np.ndarray, np.ndarr
         keep = rng.random(n) < stretch * half.min()
         normals /= stretch[:, None]
     return (unit * half) @ solid.rotation.T + solid.centre, normals @ solid.rotation.T, keep
+
+
+def _on_cone(half: np.ndarray, taper: float, n: int, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) points uniform by area on a cone, in units of `half`, and (n, 3) normals."""
+    top, run = 1.0 - taper, half[0] * taper
+    slant = float(np.hypot(run, 2 * half[2]))
+    areas = np.array([1.0, top**2, (1.0 + top) * slant / half[0]])
+    face = rng.choice(3, n, p=areas / areas.sum())
+    angle = rng.uniform(0.0, 2 * np.pi, n)
+    ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(n)], axis=1)
+    share = rng.random(n)
+    side = np.sqrt(1.0 - share * (1.0 - top**2))  # the radius on the side, denser below
+    radius = np.choose(face, [np.sqrt(share), top * np.sqrt(share), side])
+    along = share if taper == 0.0 else (1.0 - side) / taper
+    height = np.choose(face, [-1.0, 1.0, 2 * along - 1.0])
+    up = np.array([0.0, 0.0, 1.0])
+    sloped = (2 * half[2] * ring + run * up) / slant
+    normals = np.where((face == 2)[:, None], sloped, np.sign(height)[:, None] * up)
+    return ring * radius[:, None] + height[:, None] * up, normals
+
+
+def _on_wedge(half: np.ndarray, n: int, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) points uniform by area on a wedge, in units of `half`, and (n, 3) normals."""
+    x, y, z = half
+    slope = np.array([z, 0.0, x]) / np.hypot(x, z)
+    outward = np.array([[0, -1, 0], [0, 1, 0], [-1, 0, 0], [0, 0, -1], slope])
+    areas = np.array([x * z, x * z, 2 * y * z, 2 * x * y, 2 * y * np.hypot(x, z)])
+    face = rng.choice(5, n, p=areas / areas.sum())
+    unit = rng.uniform(-1.0, 1.0, (n, 3))
+    across = (unit[:, 0] + unit[:, 2] > 0) & (face <= 1)  # mirrored into the triangle
+    unit[across, 0], unit[across, 2] = -unit[across, 2], -unit[across, 0]
+    unit[face <= 1, 1] = 2.0 * face[face <= 1] - 1.0
+    unit[face == 2, 0] = -1.0
+    unit[face == 3, 2] = -1.0
+    unit[face == 4, 2] = -unit[face == 4, 0]
+    return unit, outward[face]
 
 
 def _first_inside(solids: Sequence[Primitive], points: np.ndarray) -> np.ndarray:
@@ -148,4 +191,9 @@ def _area_bound(solid: Primitive) -> float:
         return float(8 * (a * b + b * c + c * a))
     if solid.kind == "cylinder":
         return float(2 * np.pi * a * (a + 2 * c))
+    if solid.kind == "cone":
+        top = a * (1.0 - solid.taper)
+        return float(np.pi * (a**2 + top**2 + (a + top) * np.hypot(a - top, 2 * c)))
+    if solid.kind == "wedge":
+        return float(4 * (a * c + b * c + a * b + b * np.hypot(a, c)))
     return float(4 * np.pi * a * b * c / solid.half.min())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convonet_ros.config import Config
 from convonet_ros.geometry import point_to_index
@@ -18,6 +19,7 @@ from convonet_ros.mapping.scheduler import Scheduler
 from convonet_ros.mapping.volume import CropIndex, Volume
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropModel
+from convonet_ros.model.features import BoxContent
 from convonet_ros.sensors import Scan
 
 # Observed free lattice points lie at least this far (in logits) below the threshold.
@@ -231,18 +233,20 @@ class Mapper:
     def _infer(self, crops: list[CropIndex]) -> None:
         self._occupancy = None
         boxes = [self.volume.box(crop) for crop in crops]
-        halo, sub = self.lattice.halo_voxels, self.lattice.SUB
-        core = slice(halo, halo + self.lattice.crop_voxels)
-        limit = self.engine.threshold - _BELOW
         for crop, box, logits in zip(crops, boxes, self.engine.infer(boxes), strict=True):
-            # A measured ray beats the network.
-            free = box.free[core, core, core]
-            for axis in range(3):
-                free = free.repeat_interleave(sub, axis)
-            logits = torch.where(free, logits.nan_to_num(nan=limit).clamp(max=limit), logits)
-            affected = self.field.store(crop, logits)
+            affected = self.field.store(crop, self._ruled(box, logits))
             # Which voxels were measured colours the mesh, so the crop's own mesh is made anew.
             self._dirty_meshes |= {c for c in (*affected, crop) if self.volume.holds(c)}
+
+    def _ruled(self, box: BoxContent, logits: Tensor) -> Tensor:
+        """The rule that a measured ray beats the network, for a crop's (m, m, m) logits."""
+        halo, sub = self.lattice.halo_voxels, self.lattice.SUB
+        core = slice(halo, halo + self.lattice.crop_voxels)
+        free = box.free[core, core, core]
+        for axis in range(3):
+            free = free.repeat_interleave(sub, axis)
+        limit = self.engine.threshold - _BELOW
+        return torch.where(free, logits.nan_to_num(nan=limit).clamp(max=limit), logits)
 
     def _mesh(self, crop: CropIndex) -> Mesh:
         values = self.field.block(crop, self.volume.crops()).float().cpu().numpy()

@@ -238,15 +238,16 @@ class Volume:
         full = n_new[:, 0] == 0
         row[full] = old[full]
         self._means[place, slot] = row
-        changed[local_k[(row[:, :6] != old[:, :6]).any(dim=1) | (n_old[:, 0] == 0)]] = True
+        changed[local_k[(row != old).any(dim=1)]] = True
 
         hit_local = local_k.unique()
         crossed[hit_local] = False
         hit_place = self._places(hit_local)
         before = self.evidence[hit_place]
         after = (before.clamp(min=0).int() + self._map.hit_weight).clamp(max=self._map.max_evidence)
-        self.evidence[hit_place] = after.to(torch.int8)
-        changed[hit_local[before < 0]] = True
+        after = after.to(torch.int8)
+        self.evidence[hit_place] = after
+        changed[hit_local[self._visibility(before) != self._visibility(after)]] = True
 
     def _carve(self, crossed: Tensor, changed: Tensor) -> None:
         """Lower the evidence of crossed voxels; those that become free forget their points."""
@@ -257,9 +258,13 @@ class Volume:
         after[after == 0] = -1  # 0 means unknown; a voxel seen through is free
         after.clamp_(min=-self._map.max_evidence)
         self.evidence[place] = after
-        became_free = (before >= 0) & (after < 0)
-        self._means[place[became_free]] = 0
-        changed[local[became_free]] = True
+        self._means[place[(before > 0) & (after < 0)]] = 0
+        changed[local[self._visibility(before) != self._visibility(after)]] = True
+
+    def _visibility(self, evidence: Tensor) -> Tensor:
+        """Evidence as the network sees it: int8 from -2 to 2, see `BoxContent`."""
+        sure = (evidence.abs() > self._map.max_evidence // 2).to(torch.int8)
+        return evidence.sign() * (1 + sure)
 
     # ---- reading ----------------------------------------------------------------------------
 
@@ -292,7 +297,10 @@ class Volume:
         offset, direction = _decode(rows[v, slot])
         sub = self.lattice.SUB
         corner = torch.stack([slot // sub**2, slot // sub % sub, slot % sub], dim=1)
-        return BoxContent((corner + offset) / sub + voxel[v], direction, evidence < 0)
+        weights = rows[v, slot, 6].float() / self._map.max_points_per_cell
+        return BoxContent(
+            (corner + offset) / sub + voxel[v], direction, weights, self._visibility(evidence)
+        )
 
 
 def _encode(mean: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ After the sliding window of ConvONet, section 3.4, on a lattice that stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,7 +56,12 @@ class CropModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CropSpec:
-    """Shape of a crop network and of the lattice that it was trained on."""
+    """Shape of a crop network, what it looks at, and the lattice that it was trained on.
+
+    directions: whether it sees where points were measured from. visibility: what it sees of the
+    evidence of rays: "levels" (all, and the points' weights), "free" (only whether a voxel is
+    observed free) or "none".
+    """
 
     voxel_m: float = 0.05
     crop_voxels: int = 32
@@ -68,6 +73,14 @@ class CropSpec:
     decoder_blocks: int = 3
     maps: int = 16
     levels: int = 4
+    directions: bool = True
+    visibility: str = "levels"
+
+    def __post_init__(self) -> None:
+        if self.visibility not in ("levels", "free", "none"):
+            raise ValueError(
+                f"visibility: expected levels, free or none, got {self.visibility!r}"
+            )
 
     @property
     def box_voxels(self) -> int:
@@ -78,16 +91,16 @@ class CropSpec:
 class CropNetwork(nn.Module):
     """Fully convolutional occupancy network on the box of one crop (Peng et al., ECCV 2020).
 
-    Points (place in their voxel and direction to the sensor) pass a PointNet with local pooling,
-    their mean per voxel and the observed free space pass a 3D U-Net, and a point's occupancy is
-    decoded from the trilinear interpolation of the result.
+    Points (place in their voxel, direction to the sensor, weight) pass a PointNet with local
+    pooling, their mean per voxel and the evidence of rays pass a 3D U-Net, and a point's occupancy
+    is decoded from the trilinear interpolation of the result.
     """
 
     def __init__(self, spec: CropSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.points = LocalPoolPointnet(6, spec.point_features, spec.hidden, spec.point_blocks)
-        # beside the features: observed free, and the presence of points
+        self.points = LocalPoolPointnet(7, spec.point_features, spec.hidden, spec.point_blocks)
+        # beside the features: hits, and rays that passed
         self.unet = UNet3D(
             spec.point_features + 2,
             spec.voxel_features,
@@ -100,13 +113,20 @@ class CropNetwork(nn.Module):
 
     def encode(self, batch: BoxBatch) -> Tensor:
         """B boxes to (B, voxel_features, n, n, n)."""
-        b, _, n, _, _ = batch.free.shape
-        cells = b * n**3
-        features = self.points.point_features(batch.features, [batch.cell])  # P c
-        features = scatter_mean(features, batch.cell, cells)  # (b n^3) c
-        filled = features.new_zeros(cells, 1).index_fill_(0, batch.cell, 1.0)
-        volume = torch.cat([features, filled], dim=1).view(b, n, n, n, -1).permute(0, 4, 1, 2, 3)
-        volume = torch.cat([volume, batch.free.to(volume.dtype)], dim=1)  # B c+2 n n n
+        b, _, n, _, _ = batch.visibility.shape
+        position, direction, weight = batch.features.split([3, 3, 1], dim=1)
+        hits, passed = batch.visibility.clamp(min=0), (-batch.visibility).clamp(min=0)
+        if not self.spec.directions:
+            direction = torch.zeros_like(direction)
+        if self.spec.visibility != "levels":
+            weight, hits, passed = torch.zeros_like(weight), hits.ceil(), passed.ceil()
+        if self.spec.visibility == "none":
+            passed = torch.zeros_like(passed)
+        features = torch.cat([position, direction, weight], dim=1)
+        features = self.points.point_features(features, [batch.cell])  # P c
+        features = scatter_mean(features, batch.cell, b * n**3)  # (b n^3) c
+        volume = features.view(b, n, n, n, -1).permute(0, 4, 1, 2, 3)
+        volume = torch.cat([volume, hits.to(volume.dtype), passed.to(volume.dtype)], dim=1)
         dtype = next(self.unet.parameters()).dtype
         return self.unet(volume.to(dtype).contiguous(memory_format=torch.channels_last_3d))
 
@@ -151,6 +171,45 @@ class CropNetwork(nn.Module):
         """(C, n, n, n) features of one box at the centres of (Q, 3) voxels: (Q,) logits."""
         x, y, z = voxels.unbind(1)
         return self.decode_features(features[:, x, y, z].T, voxels + 0.5)
+
+
+class UnitBoxes(nn.Module):
+    """A network of the unit cube on the boxes of the map: each box is a cube of its own.
+
+    So ONet and ConvONet with planes or one grid can be compared on scenes of any size. The lattice
+    is what the network's configuration says in its section `map`. Directions and rays are not
+    looked at.
+    """
+
+    trained_in = torch.float32
+
+    def __init__(self, network: OccupancyNetwork) -> None:
+        super().__init__()
+        self.network = network
+        lattice = network.config["map"]
+        self.voxel_m = float(lattice["voxel_m"])
+        self.crop_voxels, self.halo_voxels = lattice["crop_voxels"], lattice["halo_voxels"]
+        self._cube = self.cube(self.crop_voxels + 2 * self.halo_voxels)
+
+    @staticmethod
+    def cube(box_voxels: int) -> Callable[[Tensor], Tensor]:
+        """From points in voxels of the box to the unit cube."""
+        return lambda points: points / box_voxels - 0.5
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Computes in float32."""
+
+    def encode_boxes(self, boxes: Sequence[BoxContent]) -> list[dict[str, Tensor]]:
+        """The features of each box, as `OccupancyNetwork.encode` gives them."""
+        return [self.network.encode(self._cube(box.points[None])) for box in boxes]
+
+    def decode(self, features: dict[str, Tensor], points: Tensor) -> Tensor:
+        """One box's features at (Q, 3) points in voxels of the box: (Q,) logits."""
+        return self.network.decode(features, self._cube(points[None]))[0]
+
+    def decode_centres(self, features: dict[str, Tensor], voxels: Tensor) -> Tensor:
+        """One box's features at the centres of (Q, 3) int64 voxels: (Q,) logits."""
+        return self.decode(features, voxels + 0.5)
 
 
 class UpstreamCrops(nn.Module):

@@ -117,12 +117,20 @@ class BoxContent:
 
     points: (P, 3) float32 in voxels from the box's minimum corner, strictly inside voxels.
     directions: (P, 3) float32 mean unit direction from the point to the sensor, map axes.
-    free: (n, n, n) bool, voxels that rays crossed and nothing hit.
+    weights: (P,) float32 in (0, 1], how many measurements a point is the mean of; 1 is enough.
+    visibility: (n, n, n) int8, the evidence of rays: -2 surely free, -1 crossed, 0 unknown,
+    1 hit, 2 surely hit. Voxels that are hit hold points, others do not.
     """
 
     points: Tensor
     directions: Tensor
-    free: Tensor
+    weights: Tensor
+    visibility: Tensor
+
+    @property
+    def free(self) -> Tensor:
+        """(n, n, n) bool, voxels that rays crossed and nothing hit."""
+        return self.visibility < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +138,24 @@ class BoxBatch:
     """B boxes as the encoder takes them.
 
     cell: (P,) int64, b n^3 + (x n + y) n + z of the voxel that holds the point.
-    features: (P, 6) float32, position in the voxel scaled to [-1, 1] and direction to the sensor.
-    free: (B, 1, n, n, n) float32, 1 where observed free.
+    features: (P, 7) float32, position in the voxel scaled to [-1, 1], direction to the sensor and
+    weight. visibility: (B, 1, n, n, n) float32, that of the boxes divided by 2.
     """
 
     cell: Tensor
     features: Tensor
-    free: Tensor
+    visibility: Tensor
 
 
 def batch_boxes(boxes: Sequence[BoxContent]) -> BoxBatch:
     """Stack boxes of equal size; the same box gives the same numbers in any batch."""
-    n = boxes[0].free.shape[0]
+    n = boxes[0].visibility.shape[0]
     cells, features = [], []
     for b, box in enumerate(boxes):
         voxel = box.points.floor()  # P 3
         x, y, z = voxel.long().unbind(1)
         cells.append(b * n**3 + (x * n + y) * n + z)
-        features.append(torch.cat([2 * (box.points - voxel) - 1, box.directions], dim=1))
-    free = torch.stack([box.free for box in boxes])[:, None].float()  # B 1 n n n
-    return BoxBatch(torch.cat(cells), torch.cat(features), free)
+        place = 2 * (box.points - voxel) - 1
+        features.append(torch.cat([place, box.directions, box.weights[:, None]], dim=1))
+    visibility = torch.stack([box.visibility for box in boxes])[:, None].float()  # B 1 n n n
+    return BoxBatch(torch.cat(cells), torch.cat(features), visibility / 2)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convonet_ros.model.crops import CropModel, CropNetwork, CropSpec, UpstreamCrops
+from convonet_ros.model.crops import CropModel, CropNetwork, CropSpec, UnitBoxes, UpstreamCrops
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.upstream import from_upstream, load_weights, read_config
 from convonet_ros.model.variants import VARIANTS
@@ -80,10 +80,14 @@ def load(
 
 
 def load_crops(path: str | Path = "", config: str = "") -> tuple[CropModel, dict[str, Any]]:
-    """As `load`, for the map: ValueError also for a network that is not fully convolutional."""
+    """As `load`, for the map: ValueError also for a network that it cannot use, which are those
+    that are not fully convolutional and were not trained on the map's boxes.
+    """
     network, about = load(path, config or None)
     if isinstance(network, CropNetwork):
         return network, about  # type: ignore[return-value] # mypy: nn.Module has its own __getattr__
+    if "map" in network.config:
+        return UnitBoxes(network).eval(), about
     try:
         return UpstreamCrops(network).eval(), about
     except ValueError as error:

@@ -13,16 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from convonet_ros.datasets.samples import Sample, read_room, symmetric
+from convonet_ros.datasets.samples import (
+    Sample,
+    blind,
+    read_sample,
+    symmetric,
+    views_of_samples,
+)
 from convonet_ros.datasets.shapes import EmptyCropError, Item, Shapes
 from convonet_ros.geometry import Lattice
-from convonet_ros.model.crops import CropNetwork, CropSpec
+from convonet_ros.model.crops import CropNetwork, CropSpec, UnitBoxes
 from convonet_ros.model.encoder import LocalPoolPointnet, LocalVoxelEncoder
 from convonet_ros.model.features import batch_boxes
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.zoo import from_upstream
 
-_POOL = 12  # rooms that are mixed at a time
+_BLIND = 0.06  # share of samples that are clouds without sensors
+_EASY_VIEWS, _EASY_SHARE = 10, 0.2  # the curriculum: at first, and until which share of the steps
+_POINTS = 8192  # of a box, for networks of the unit cube
 _VALIDATION_SHAPES = 48
 
 
@@ -42,67 +50,105 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Mean cross-entropy of a batch, and the (N,) logits and truth of all its queries."""
 
+    def share(self, batch: Any, rank: int, world: int) -> Any:
+        """What one of several processes takes of a batch, a batch itself."""
+
 
 class RoomCrops:
-    """The crop network of the map on samples of `convonet rooms`, see `datasets.samples`."""
+    """A network of the map on samples of `convonet rooms`, see `datasets.samples`.
+
+    network: the crop network, or one of the unit cube, whose cube is then the box of a crop.
+    steps: how long the training is planned, for the curriculum: it begins with crops that many
+    views saw and takes up those of fewer views one after another (Bengio et al., 2009).
+    """
 
     network: CropNetwork | OccupancyNetwork
 
-    def __init__(self, data: str, validation: str, spec: CropSpec, batch: int, seed: int) -> None:
-        self.network = CropNetwork(spec)
-        self.lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
-        self.rooms = sorted(Path(data).glob("room-*.npz"))
+    def __init__(
+        self, data: str, validation: str, network: CropNetwork | OccupancyNetwork, batch: int,
+        seed: int, steps: int,
+    ) -> None:  # fmt: skip
+        """Raises ValueError for folders without samples and networks that the map cannot use."""
+        if isinstance(network, OccupancyNetwork):
+            spec = CropSpec()
+            network.config["map"] = {
+                "voxel_m": spec.voxel_m, "crop_voxels": spec.crop_voxels,
+                "halo_voxels": spec.halo_voxels,
+            }  # fmt: skip
+            self.lattice = Lattice(**network.config["map"])
+        else:
+            spec = network.spec
+            self.lattice = Lattice(spec.voxel_m, spec.crop_voxels, spec.halo_voxels)
+        self.network = network
+        rooms = sorted(Path(data).glob("room-*.npz"))
         held_out = sorted(Path(validation).glob("room-*.npz"))
-        if not self.rooms or not held_out:
+        if not rooms or not held_out:
             raise ValueError(
                 f"training data: expected room-*.npz in {data} and {validation}, "
-                f"got {len(self.rooms)} and {len(held_out)}; make them with 'convonet rooms'"
+                f"got {len(rooms)} and {len(held_out)}; make them with 'convonet rooms'"
             )
-        self.batch, self.seed = batch, seed
-        self.about = {"rooms": len(self.rooms)}
-        samples = [s for path in held_out for s in read_room(path, self.lattice)]
-        self.validation = [samples[k : k + batch] for k in range(0, len(samples), batch)]
+        views = [views_of_samples(path) for path in rooms]
+        self.samples = [
+            (path, i) for path, v in zip(rooms, views, strict=True) for i in range(len(v))
+        ]
+        self.views = np.concatenate(views)
+        self.batch, self.seed, self.steps = batch, seed, steps
+        self.about = {"rooms": len(rooms), "samples": len(self.samples)}
+        found = [
+            read_sample(path, i, self.lattice)
+            for path in held_out
+            for i in range(len(views_of_samples(path)))
+        ]
+        self.validation = [found[k : k + batch] for k in range(0, len(found), batch)]
 
     def batches(self, step: int) -> Iterator[list[Sample]]:
-        """Rooms are taken in a shuffled order per epoch; `_POOL` rooms are mixed at a time so that
-        a batch does not come from one room.
+        """Samples in a shuffled order per epoch, of which the curriculum leaves out some.
+
+        A batch depends on the seed and its number alone.
         """
-        epoch, skip, ready = 0, step, 0
         while True:
-            if epoch and not ready:
-                raise ValueError(
-                    f"training data: expected at least {self.batch} crops in "
-                    f"{_POOL} rooms, got fewer; make more rooms or smaller batches"
-                )
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.rooms))
-            for start in range(0, len(order), _POOL):
-                rooms = order[start : start + _POOL]
-                pool = [s for r in rooms for s in read_room(self.rooms[r], self.lattice)]
-                picked = rng.permutation(len(pool))
-                size = self.batch
-                for k in range(0, len(pool) - size + 1, size):
-                    ready += 1
-                    if skip:
-                        skip -= 1
-                        continue
-                    turns = np.random.default_rng([self.seed, epoch, start, k])
-                    yield [symmetric(pool[i], turns) for i in picked[k : k + size]]
-            epoch += 1
+            rng = np.random.default_rng([self.seed, step])
+            wanted = np.flatnonzero(self.views >= self.fewest_views(step))
+            chosen = wanted[rng.integers(0, len(wanted), self.batch)]
+            batch = [symmetric(read_sample(*self.samples[i], self.lattice), rng) for i in chosen]
+            yield [blind(s) if rng.random() < _BLIND else s for s in batch]
+            step += 1
+
+    def fewest_views(self, step: int) -> int:
+        """The views that a crop has at least at a step."""
+        most = min(_EASY_VIEWS, int(self.views.max()))
+        return max(1, round(most * (1 - step / (_EASY_SHARE * self.steps))))
+
+    def share(self, batch: list[Sample], rank: int, world: int) -> list[Sample]:
+        """What one of several processes takes of a batch."""
+        return batch[rank::world]
 
     def loss(self, network: nn.Module, batch: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """See `Task.loss`; in bfloat16."""
-        assert isinstance(network, CropNetwork)
         device = next(network.parameters()).device
-        boxes = batch_boxes([s.box for s in batch])
-        boxes = type(boxes)(*(getattr(boxes, k).to(device) for k in boxes.__slots__))
+        boxes = [sample.box for sample in batch]
+        queries = torch.stack([sample.queries for sample in batch]).to(device)  # B Q 3
+        truth = torch.stack([sample.occupied for sample in batch]).to(device).flatten()
         with torch.autocast(device.type, torch.bfloat16):
-            grid = network.encode(boxes)  # B C n n n
-            logits = torch.cat(
-                [network.decode(grid[i], s.queries.to(device)) for i, s in enumerate(batch)]
-            ).float()
-        truth = torch.cat([s.occupied for s in batch]).to(device)
+            if isinstance(network, CropNetwork):
+                content = batch_boxes(boxes)
+                content = type(content)(
+                    *(getattr(content, k).to(device) for k in content.__slots__)
+                )
+                grid = network.encode(content)  # B C n n n
+                parts = [network.decode(grid[i], own) for i, own in enumerate(queries)]
+                logits = torch.cat(parts).float()
+            else:
+                assert isinstance(network, OccupancyNetwork)
+                points = torch.stack([_drawn_points(box.points) for box in boxes]).to(device)
+                cube = UnitBoxes.cube(self.lattice.box_voxels)
+                logits = network(cube(queries), cube(points)).flatten().float()
         return binary_cross_entropy_with_logits(logits, truth.float()), logits, truth
+
+
+def _drawn_points(points: Tensor) -> Tensor:
+    """(P, 3) points to (`_POINTS`, 3) of them, evenly and the same each time."""
+    return points[torch.linspace(0, len(points) - 1, _POINTS).round().long()]
 
 
 class ShapeFolder:
@@ -151,6 +197,10 @@ class ShapeFolder:
             chosen = [int(orders[place // count][place % count]) for place in places]
             yield [_drawn(self.shapes, index, rng) for index in chosen]
             step += 1
+
+    def share(self, batch: list[Item], rank: int, world: int) -> list[Item]:
+        """What one of several processes takes of a batch."""
+        return batch[rank::world]
 
     def loss(self, network: nn.Module, batch: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
         """See `Task.loss`; the U-Nets compute in bfloat16."""

@@ -1,55 +1,68 @@
-"""The training loop: resumable, seeded, and plain enough to be read in one go."""
+"""The training loop: it survives interruption, is seeded, and plain enough to be read in one go."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from convonet_ros.model import zoo
 from convonet_ros.training.calibrate import calibration_error, fit_temperature
-from convonet_ros.training.tasks import Task
+from convonet_ros.training.distributed import Processes
+from convonet_ros.training.run_folder import RunFolder
 
-_LOG = ("step", "loss", "lr", "val_loss", "val_iou", "minutes")
+if TYPE_CHECKING:
+    from convonet_ros.training.tasks import Task
+
+_BAD_STEPS = 10  # in a row, then it is given up
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How long and how fast a task is trained, and the command that checkpoints tell."""
+    """How long and how fast a task is trained, and the command that checkpoints tell.
+
+    settings: what else a run may not go on without (batch, seed, data), by its name on the command
+    line. steps, validate_every and save_every may change when it goes on.
+    """
 
     steps: int = 3000
     lr: float = 2e-3
     weight_decay: float = 1e-4
     ema: float = 0.997
     validate_every: int = 200
+    save_every: int = 50
     command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
-    """Trains the network of a task in `folder`, which holds the log, the curves, the checkpoints.
+    """Trains the network of a task in a folder, see `RunFolder`.
 
-    `last.pt` has everything to go on after an interruption, `best.pt` is the averaged network
-    with the best validation IoU, loadable by `zoo.load`.
+    A run that goes on from a save equals one that was not interrupted, bit for bit on the CPU of
+    one machine in one process. With several processes each computes its share of every batch, and
+    only the first one validates, logs and saves; the others need no folder.
     """
 
-    def __init__(self, config: TrainConfig, task: Task, folder: Path) -> None:
-        self.config, self.task, self.folder = config, task, folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(
+        self, config: TrainConfig, task: Task, folder: Path, processes: Processes | None = None
+    ) -> None:
+        self.config, self.task, self.folder = config, task, RunFolder(folder)
+        self.processes = processes or Processes()
+        self.device = self.processes.device
         self.network = task.network.to(self.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=partial(_average, decay=config.ema)
@@ -57,43 +70,100 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.step, self.seconds, self.best_iou = 0, 0.0, -1.0
-        if (folder / "last.pt").exists():
-            self._resume(torch.load(folder / "last.pt", self.device, weights_only=True))
+        self.step, self.validated = 0, 0  # the last step that was trained, and validated
+        self.seconds, self.best_iou = 0.0, -1.0
+        self.skipped, self._bad_in_a_row = 0, 0  # steps without a finite loss and gradient
+        self.losses: list[float] = []  # since the last validation
+        self._settings = {
+            "lr": config.lr, "weight_decay": config.weight_decay, "ema": config.ema,
+            **config.settings, **task.about,
+        }  # fmt: skip
+        state = self.processes.from_first(lambda: self.folder.read_state(self._settings))
+        if state is not None:
+            self._resume(state)
+        self.processes.as_first(self.network.state_dict().values())
+        if self.processes.first:
+            self.folder.trim_log(self.validated)
 
     @property
     def averaged_network(self) -> Any:
         """The exponential moving average of the weights, a network as the task's."""
         return self.averaged.module
 
-    def run(self, stop_at: int | None = None) -> Path:
-        """Train until config.steps (or stop early, to go on later); returns the best checkpoint."""
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are trained and the last one validated."""
+        return self.step >= self.config.steps and self.validated == self.step
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Path:
+        """Train to the end, or until `stop`, which is asked after each step; saves at both.
+
+        Returns the place of the best network, where it is after the first validation. Raises
+        ValueError when too many steps in a row have no finite loss and gradient.
+        """
         config = self.config
-        end = config.steps if stop_at is None else min(stop_at, config.steps)
         started = time.monotonic() - self.seconds
-        losses: list[float] = []
-        data = _ahead(self.task.batches(self.step))
-        with tqdm(total=end, initial=self.step, unit="step", mininterval=5) as bar:
-            while self.step < end:
-                lr = _cosine(self.step, config.steps, config.lr)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = lr
-                self.network.train()
-                loss, _, _ = self.task.loss(self.network, next(data))
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-                self.optimizer.step()
-                self.averaged.update_parameters(self.network)
-                self.step += 1
-                losses.append(loss.item())
+        bar = tqdm(
+            total=config.steps, initial=self.step, unit="step", mininterval=5,
+            disable=not self.processes.first,
+        )  # fmt: skip
+        with closing(_ahead(self.task.batches(self.step))) as data, bar:
+            while True:
+                if self._due():
+                    self._validate()
+                if self.step >= config.steps:
+                    break
+                self._train(next(data))
+                self.seconds = time.monotonic() - started
                 bar.update()
-                bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", iou=f"{self.best_iou:.4f}")
-                if self.step % config.validate_every == 0 or self.step == end:
-                    self.seconds = time.monotonic() - started
-                    self._validate(float(np.mean(losses)), lr)
-                    losses.clear()
-        return self.folder / "best.pt"
+                bar.set_postfix(self._progress())
+                stopped = self.processes.anywhere(stop())
+                if stopped or self._due() or self.step % config.save_every == 0:
+                    self._save()
+                if stopped:
+                    break
+        return self.folder.best
+
+    def _due(self) -> bool:
+        """Whether it is time to validate."""
+        last = self.step >= self.config.steps
+        return (last or self.step % self.config.validate_every == 0) and self.validated != self.step
+
+    def _progress(self) -> dict[str, str]:
+        progress = {"loss": f"{_mean(self.losses[-50:]):.4f}"}
+        if self.validated:
+            progress["iou"] = f"{self.best_iou:.4f}"
+        if self.skipped:
+            progress["skipped"] = str(self.skipped)
+        return progress
+
+    def _train(self, batch: Any) -> None:
+        """One step; without effect on the weights when its loss or gradient is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = _cosine(self.step, self.config.steps, self.config.lr)
+        if self.processes.count > 1:
+            batch = self.task.share(batch, self.processes.rank, self.processes.count)
+        self.network.train()
+        loss, logits, _ = self.task.loss(self.network, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        mean = self.processes.average(self.network, loss.detach(), logits.numel()).item()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0).item()
+        self.step += 1
+        if math.isfinite(mean) and math.isfinite(norm):
+            self.optimizer.step()
+            self.averaged.update_parameters(self.network)
+            self.losses.append(mean)
+            self._bad_in_a_row = 0
+            return
+        self.skipped += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= _BAD_STEPS:
+            raise ValueError(
+                f"training: no finite loss and gradient in {_BAD_STEPS} steps in a row, up to step "
+                f"{self.step}; start a new run in another folder with a lower --lr "
+                f"(now {self.config.lr:g}), and look at the data if that does not help"
+            )
 
     @torch.no_grad()
     def settle_statistics(self) -> None:
@@ -109,77 +179,107 @@ class Trainer:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
         network.train()
-        for batch in itertools.islice(self.task.batches(0), _STATISTICS_BATCHES):
+        batches = self.task.batches(self.config.steps)  # behind any curriculum, always the same
+        for batch in itertools.islice(batches, _STATISTICS_BATCHES):
             self.task.loss(network, batch)
         network.eval()
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Scores of the averaged network over the validation batches.
+        """Scores of the averaged network over the validation batches, of whatever sizes.
 
         val_loss and val_iou as the network stands, the temperature that calibrates it, and the
         expected calibration error with that temperature.
         """
         network = self.averaged_network.eval()
-        results = [self.task.loss(network, batch)[1:] for batch in self.task.validation]
-        logits, truth = (torch.cat(parts).cpu() for parts in zip(*results, strict=True))
-        temperature = fit_temperature(logits, truth)
-        occupied = logits > 0
+        logits, truth = [], []  # of each batch, on the CPU
+        loss, both, either = 0.0, 0, 0
+        for batch in self.task.validation:
+            _, logit, solid = self.task.loss(network, batch)
+            logits.append(logit.float().cpu())
+            truth.append(solid.cpu())
+            loss += binary_cross_entropy_with_logits(
+                logits[-1], truth[-1].float(), reduction="sum"
+            ).item()
+            both += int(((logits[-1] > 0) & truth[-1]).sum())
+            either += int(((logits[-1] > 0) | truth[-1]).sum())
+        all_logits, all_truth = torch.cat(logits), torch.cat(truth)
+        del logits, truth
+        temperature = fit_temperature(all_logits, all_truth)
         return {
-            "val_loss": binary_cross_entropy_with_logits(logits, truth.float()).item(),
-            "val_iou": (occupied & truth).sum().item() / max(1, (occupied | truth).sum().item()),
+            "val_loss": loss / len(all_truth),
+            "val_iou": both / max(1, either),
             "temperature": temperature,
-            "calibration_error": calibration_error(torch.sigmoid(logits / temperature), truth),
+            "calibration_error": calibration_error(
+                torch.sigmoid(all_logits / temperature), all_truth
+            ),
         }
 
-    def _validate(self, loss: float, lr: float) -> None:
-        config = self.config
-        self.settle_statistics()
-        scores = self.validate()
-        log = self.folder / "log.csv"
-        new = not log.exists()
-        with log.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(_LOG)
-            row = (self.step, loss, lr, scores["val_loss"], scores["val_iou"], self.seconds / 60)
-            writer.writerow([f"{value:.6g}" for value in row])
-        if scores["val_iou"] > self.best_iou:
-            self.best_iou = scores["val_iou"]
-            about = {
-                "step": self.step,
-                **scores,
-                "minutes": self.seconds / 60,
-                **self.task.about,
-                "lr": config.lr,
-                "steps": config.steps,
-                "command": config.command,
-            }
-            zoo.save(self.folder / "best.pt", self.averaged_network, about)
-        self._save()
-        plot_curves(log, self.folder / "curves.png")
+    def _validate(self) -> None:
+        if self.processes.first:
+            self.settle_statistics()
+            scores = self.validate()
+            self.folder.add_to_log(
+                step=self.step, loss=_mean(self.losses), lr=self.optimizer.param_groups[0]["lr"],
+                val_loss=scores["val_loss"], val_iou=scores["val_iou"], minutes=self.seconds / 60,
+            )  # fmt: skip
+            if scores["val_iou"] > self.best_iou:
+                self.best_iou = scores["val_iou"]
+                self._write_best(scores)
+        self.validated = self.step
+        self.losses.clear()
+        if self.processes.first:
+            self._save()
+        # The others wait here. Each has statistics of its own shares until now.
+        self.processes.as_first([*self.network.buffers(), *self.averaged.buffers()])
+
+    def _write_best(self, scores: dict[str, float]) -> None:
+        about = {
+            "step": self.step,
+            **scores,
+            "minutes": self.seconds / 60,
+            "skipped_steps": self.skipped,
+            **self.task.about,
+            "lr": self.config.lr,
+            "steps": self.config.steps,
+            "command": self.config.command,
+        }
+        zoo.save(self.folder.best, self.averaged_network, about)
 
     # ---- interruption -----------------------------------------------------------------------
 
     def _save(self) -> None:
-        partial = self.folder / "last.partial"
+        if not self.processes.first:
+            return
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": [self.step, self.seconds, self.best_iou],
+            "progress": [self.step, self.validated, self.seconds, self.best_iou],
+            "skipped": [self.skipped, self._bad_in_a_row],
+            "losses": self.losses,
+            "random": _random_state(self.device),
         }
-        torch.save(state, partial)
-        partial.replace(self.folder / "last.pt")
+        self.folder.write_state(state, self._settings)
 
-    def _resume(self, state: dict) -> None:
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.best_iou = state["progress"]
+    def _resume(self, state: dict[str, Any]) -> None:
+        try:
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.validated, self.seconds, self.best_iou = state["progress"]
+            self.skipped, self._bad_in_a_row = state["skipped"]
+            self.losses = list(state["losses"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{self.folder.last}: expected the state of this network, got another ({reason}); "
+                "choose another folder"
+            ) from error
+        _set_random_state(state["random"], self.device)
 
 
-def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
+def _ahead(batches: Iterator[Any]) -> Generator[Any, None, None]:
     """The same batches, each read from the disk while the one before it is trained on."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, batches)
@@ -208,20 +308,17 @@ def _cosine(step: int, steps: int, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
-def plot_curves(log: Path, picture: Path) -> None:
-    """Loss and validation IoU over the steps of a log.csv as a PNG."""
-    from matplotlib.figure import Figure
+def _mean(losses: list[float]) -> float:
+    return float(np.mean(losses)) if losses else math.nan
 
-    with log.open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    left = figure.subplots()
-    steps = [row["step"] for row in rows]
-    left.plot(steps, [row["loss"] for row in rows], label="training loss")
-    left.plot(steps, [row["val_loss"] for row in rows], label="validation loss")
-    left.set(xlabel="step", ylabel="cross-entropy")
-    right = left.twinx()
-    right.plot(steps, [row["val_iou"] for row in rows], color="black", label="validation IoU")
-    right.set(ylabel="IoU")
-    figure.legend(loc="outside upper center", ncols=3)
-    figure.savefig(picture, dpi=100)
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the processor, and of the GPU where one is used."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -1,0 +1,158 @@
+"""How well a method's answer agrees with the truth of a trial: the columns of the robot's table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from convonet_ros.training.calibrate import calibration_error
+from convonet_ros.training.reconstruction import Reconstruction, ValueLattice
+from convonet_ros.training.trials import BAND_M, Truth
+from convonet_ros.training.true_surface import ClosestPlaces, TrueSurface, sampled
+
+SAMPLES = 100_000  # on the mesh
+_ASKED_M = 0.25  # from a seen point: true surface that is asked for
+_F_M = {"F at 2.5 cm": 0.025, "F at 5 cm": 0.05}
+_UNSEEN_M, _FOUND_M = 0.075, 0.05
+_HALF_STEP_M = 0.0125 + 1e-4  # of the map's decoded lattice; vertices are rounded
+REGIONS = {  # metres from a seen point
+    "observed": (0.0, 0.05),
+    "near": (0.05, 0.15),
+    "completed": (0.15, BAND_M),
+    "band": (0.0, BAND_M),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a method said: its mesh (as of a `Reconstruction`) and, at the queries of a truth,
+    occupied (Q,) bool and probability (Q,) float32 or None."""
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    occupied: np.ndarray
+    probability: np.ndarray | None
+
+    @classmethod
+    def of(cls, reconstruction: Reconstruction, queries: np.ndarray) -> Answer:
+        """The answer of a reconstruction at queries (Q, 3)."""
+        ask = reconstruction.probability
+        return cls(
+            reconstruction.vertices,
+            reconstruction.triangles,
+            reconstruction.occupied(queries),
+            None if ask is None else np.asarray(ask(queries), np.float32),
+        )
+
+
+def scores(
+    answer: Answer, truth: Truth, surface: TrueSurface, seed: int = 0, samples: int = SAMPLES
+) -> dict[str, float]:
+    """All figures of one answer; lengths are metres, areas square metres.
+
+    IoU: of the points in the crops that hold seen points, bodies to 15 cm deep; "IoU near": of
+    those within 0.3 m of a seen point. What a method does not know counts as free.
+    accuracy: mean distance to the true surface of samples of the mesh within 0.3 m of a seen point.
+    completeness: of true surface within 0.25 m of a seen point to the mesh; Chamfer-L1: the mean of
+    both; F at ...: harmonic mean of the shares within that distance. normals: mean |cosine| between
+    a sample's normal and that of the nearest place, both ways.
+    unseen found: share of true surface 7.5 to 25 cm from every seen point with mesh within 5 cm.
+    false m2: mesh in observed free space, see `false_area`.
+    An empty mesh has no accuracy, completeness, Chamfer-L1 and normals (NaN) and an F of 0.
+    """
+    around = len(truth.around)
+    near = answer.occupied[around:][truth.near_shallow]
+    found = {
+        "IoU": _iou(answer.occupied[:around], truth.around_occupied),
+        "IoU near": _iou(near, truth.near_occupied[truth.near_shallow]),
+    }
+    rng = np.random.default_rng(seed)
+    corners = answer.vertices[answer.triangles].astype(np.float64)
+    area = _area(corners)
+    points, normals = sampled(corners, samples / area if area else 0.0, rng)
+    found["mesh m2"] = area
+    found["false m2"] = false_area(points, area, truth.evidence)
+    reach, _ = cKDTree(truth.seen).query(points, distance_upper_bound=BAND_M)
+    points, normals = points[np.isfinite(reach)], normals[np.isfinite(reach)]
+    asked = truth.reach <= _ASKED_M
+    unseen = asked & (truth.reach > _UNSEEN_M)
+    if not len(points):
+        empty = dict.fromkeys(("accuracy", "completeness", "Chamfer-L1", "normals"), math.nan)
+        return found | empty | dict.fromkeys((*_F_M, "unseen found"), 0.0)
+    to_truth, true_normals = surface.nearest(points, truth.surface, truth.normals)
+    to_mesh, _, mesh_normals = ClosestPlaces(answer.vertices, answer.triangles).of(
+        truth.surface[asked]
+    )
+    found["accuracy"], found["completeness"] = float(to_truth.mean()), float(to_mesh.mean())
+    found["Chamfer-L1"] = (found["accuracy"] + found["completeness"]) / 2
+    for name, limit in _F_M.items():
+        precision, recall = float((to_truth <= limit).mean()), float((to_mesh <= limit).mean())
+        both = precision + recall
+        found[name] = 2 * precision * recall / both if both else 0.0
+    found["normals"] = 0.5 * (
+        _alike(normals, true_normals) + _alike(mesh_normals, truth.normals[asked])
+    )
+    close = (to_mesh <= _FOUND_M)[unseen[asked]]
+    found["unseen found"] = float(close.mean()) if len(close) else math.nan
+    return found
+
+
+def false_area(points: np.ndarray, area: float, evidence: ValueLattice) -> float:
+    """Square metres of a mesh of that area in observed free space, by samples (N, 3) of it.
+
+    A sample counts when the cube of 2.5 cm around it lies in observed free voxels, so that the
+    surface may run half a step of the map's decoded lattice inside of them.
+    """
+    if not len(points):
+        return 0.0
+    false = np.ones(len(points), bool)
+    for corner in np.ndindex(2, 2, 2):
+        shift = (2 * np.array(corner) - 1) * _HALF_STEP_M
+        false &= evidence.nearest(points + shift, 0) < 0
+    return area * float(false.mean())
+
+
+def regions(answer: Answer, truth: Truth) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{region: (probability, truth)} of the points near seen ones, as far as the method knows."""
+    if answer.probability is None:
+        return {}
+    said = answer.probability[len(truth.around) :]
+    found = {}
+    for name, (low, high) in REGIONS.items():
+        of = np.isfinite(said) & (truth.near_distance >= low) & (truth.near_distance <= high)
+        found[name] = said[of], truth.near_occupied[of]
+    return found
+
+
+def calibration(
+    parts: list[dict[str, tuple[np.ndarray, np.ndarray]]],
+) -> dict[str, float]:
+    """Expected calibration error by region, of the points of all `regions` together."""
+    found = {}
+    for name in REGIONS:
+        pairs = [part[name] for part in parts if name in part]
+        said, true = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+        if len(said):
+            found[name] = calibration_error(torch.from_numpy(said), torch.from_numpy(true))
+    return found
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the points occupied in a or b the share in both; NaN where there are none."""
+    either = int((a | b).sum())
+    return int((a & b).sum()) / either if either else math.nan
+
+
+def _area(corners: np.ndarray) -> float:
+    """Square metres of triangles (F, 3, 3)."""
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return float(np.linalg.norm(across, axis=1).sum() / 2)
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean |cosine| of (N, 3) unit vectors."""
+    return float(np.abs((a * b).sum(axis=1)).mean())
