@@ -72,17 +72,41 @@ def _parser() -> argparse.ArgumentParser:
         "--query", type=_positive, help="sliding: voxels along a crop (default: as in training)"
     )
 
-    command = _command(group, "evaluate", "score networks on a folder of shapes: the paper's table")
-    command.add_argument("folder", type=Path, help="of 'convonet shapes', ShapeNet or rooms")
+    command = _command(
+        group, "evaluate", "compare networks on shapes, or methods on scans of rooms"
+    )
     command.add_argument(
-        "--weights", nargs="+", required=True, metavar="NAME=FILE", help="checkpoints to compare"
+        "folder", type=Path, nargs="?",
+        help="of 'convonet shapes', ShapeNet or rooms: the paper's table; without it the robot's: "
+        "ours beside other methods on scans of generated rooms and buildings, and on recordings",
+    )  # fmt: skip
+    command.add_argument(
+        "--weights", nargs="+", default=[], metavar="NAME=FILE", help="checkpoints to compare"
     )
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the results")
-    command.add_argument("--split", default="test", help="which list (default: test)")
-    command.add_argument("--limit", type=_positive, help="only so many shapes")
-    command.add_argument("--resolution", type=_positive, default=32, help="default: 32")
-    command.add_argument("--steps", type=_natural, default=2, help="default: 2")
-    command.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
+    shapes = command.add_argument_group("with a folder")
+    shapes.add_argument("--split", default="test", help="which list (default: test)")
+    shapes.add_argument("--limit", type=_positive, help="only so many shapes")
+    shapes.add_argument("--resolution", type=_positive, default=32, help="default: 32")
+    shapes.add_argument("--steps", type=_natural, default=2, help="default: 2")
+    shapes.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
+    scans = command.add_argument_group("without a folder")
+    scans.add_argument("--rooms", type=_natural, default=12, help="test scenes (default: 12)")
+    scans.add_argument(
+        "--seed", type=_natural, default=3_000_000, help="of the first one (default: 3000000)"
+    )
+    scans.add_argument(
+        "--views", type=_positive, nargs="+", default=[1, 3, 10], metavar="N",
+        help="numbers of depth images (default: 1 3 10)",
+    )  # fmt: skip
+    scans.add_argument(
+        "--recording", type=Path, nargs="+", default=[], metavar="FOLDER",
+        help="as 'convonet map' takes: frames 0::2 and 0::10 are used, 1::2 kept out",
+    )  # fmt: skip
+    scans.add_argument(
+        "--methods", nargs="+", metavar="NAME",
+        help="ours, nearest, no-rule, tsdf, poisson, ray-cast (default: all)",
+    )  # fmt: skip
 
     command = _command(group, "convert", "make an upstream checkpoint describe itself")
     command.add_argument("weights", type=Path, help="upstream's .pt")

@@ -113,18 +113,28 @@ def _slide(parsed: argparse.Namespace, network: Any, source: Any) -> Any:
 
 
 def run_evaluate(parsed: argparse.Namespace) -> None:
+    checkpoints = {}
+    for entry in parsed.weights:
+        name, equals, path = entry.partition("=")
+        if not equals:
+            raise ValueError(f"--weights: expected NAME=FILE, got '{entry}'")
+        checkpoints[name] = path
+    _writable(parsed.out)
+    if parsed.folder is None:
+        _evaluate_methods(parsed, checkpoints)
+    else:
+        _evaluate_shapes(parsed, checkpoints)
+
+
+def _evaluate_shapes(parsed: argparse.Namespace, checkpoints: dict[str, str]) -> None:
     from tqdm import tqdm
 
     from convonet_ros.model import zoo
     from convonet_ros.model.network import OccupancyNetwork
     from convonet_ros.training.evaluate import evaluate_folder, picture_of_networks
 
-    _writable(parsed.out)
     networks: dict[str, tuple[OccupancyNetwork, dict[str, Any]]] = {}
-    for entry in parsed.weights:
-        name, equals, path = entry.partition("=")
-        if not equals:
-            raise ValueError(f"--weights: expected NAME=FILE, got '{entry}'")
+    for name, path in checkpoints.items():
         network, about = zoo.load(path)
         if not isinstance(network, OccupancyNetwork):
             raise ValueError(f"--weights {path}: expected a network of 'convonet models'")
@@ -144,6 +154,34 @@ def run_evaluate(parsed: argparse.Namespace) -> None:
     shown = range(min(2, result.settings["models"]))
     picture_of_networks(picture, networks, parsed.folder, parsed.split, shown, *how)
     print(f"{result.markdown()}\n{parsed.out / 'table.md'}, results.json and {picture}")
+
+
+def _evaluate_methods(parsed: argparse.Namespace, checkpoints: dict[str, str]) -> None:
+    from tqdm import tqdm
+
+    from convonet_ros.training.entries import METHODS, Entry
+    from convonet_ros.training.tournament import evaluate_methods
+
+    names = list(METHODS) if parsed.methods is None else parsed.methods
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"--methods: expected some of {', '.join(METHODS)}, got '{name}'")
+    entries = [Entry(name) for name in names]
+    entries += [Entry(name, path) for name, path in checkpoints.items()]
+    with tqdm(unit="mesh", leave=False) as bar:
+
+        def progress(method: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.set_description(method, refresh=False)
+            bar.update(done - bar.n)
+
+        seeds = range(parsed.seed, parsed.seed + parsed.rooms)
+        table, shown = evaluate_methods(
+            entries, seeds, parsed.views, parsed.recording, load(), progress
+        )
+    table.write(parsed.out)
+    shown.write(parsed.out)
+    print(f"{table.markdown()}\nsee {parsed.out} for table.md, results.json and the pictures")
 
 
 def run_convert(parsed: argparse.Namespace) -> None:

@@ -20,15 +20,9 @@ def occupied_by_hand(room: Room, points_map: np.ndarray) -> np.ndarray:
     """The same as Room.occupied, written as plainly as possible."""
     inverse = np.linalg.inv(room.T_map_room)
     points = points_map @ inverse[:3, :3].T + inverse[:3, 3]
-    free = np.all(np.abs(points[:, :2]) <= room.size[:2] / 2, axis=1)
-    free &= (points[:, 2] >= 0) & (points[:, 2] <= room.size[2])
-    for niche in NICHES:
-        along, out = [(0, 1), (1, 0), (0, 1), (1, 0)][niche.wall]
-        sign_along, sign_out = [(1, -1), (1, 1), (-1, 1), (-1, -1)][niche.wall]
-        x = sign_along * points[:, along]
-        beyond = sign_out * points[:, out] - room.size[out] / 2
-        inside = (x >= niche.x0) & (x <= niche.x1) & (beyond >= 0) & (beyond <= niche.depth)
-        free |= inside & (points[:, 2] >= niche.z0) & (points[:, 2] <= niche.z1)
+    free = np.zeros(len(points), dtype=bool)
+    for low, high in room.hollows.boxes:
+        free |= np.all((points >= low) & (points <= high), axis=1)
     for primitive in room.primitives:
         free &= ~primitive.contains(points)
     return ~free
@@ -76,16 +70,15 @@ def test_everything_beyond_the_walls_is_solid_but_for_niches() -> None:
 
 
 def test_a_niche_is_free_and_the_wall_behind_it_is_solid() -> None:
-    room = next(r for r in map(make_room, range(20)) if r.niches)
-    niche = NICHES[0]
-    assert niche.wall in range(4)
-    bare = Room(room.seed, room.size, room.T_map_room, (), NICHES)
-    out = room.size[1 - niche.wall % 2] / 2
-    rotation = rotation_z(niche.wall * np.pi / 2)
-    x, z = (niche.x0 + niche.x1) / 2, (niche.z0 + niche.z1) / 2
-    depths = np.array([0.01, 0.99, 1.01]) * niche.depth
-    local = np.stack([np.full(3, x), -out - depths, np.full(3, z)], axis=1)
-    assert bare.occupied(bare.to_map(local @ rotation.T)).tolist() == [False, False, True]
+    room = next(r for r in map(make_room, range(20)) if len(r.hollows.boxes) > 1)
+    bare = Room(room.seed, room.size, room.T_map_room, (), room.hollows, room.route)
+    low, high = room.hollows.boxes[1]
+    axis = int(np.abs((low + high)[:2] / room.size[:2]).argmax())  # across the wall
+    sign = np.sign((low + high)[axis])
+    depth = high[axis] - low[axis]
+    points = np.tile((low + high) / 2, (3, 1))
+    points[:, axis] = sign * (room.size[axis] / 2 + np.array([0.01, 0.99, 1.01]) * depth)
+    assert bare.occupied(bare.to_map(points)).tolist() == [False, False, True]
 
 
 def test_a_box_comes_and_goes() -> None:
@@ -125,20 +118,33 @@ def test_bad_points_are_refused() -> None:
         make_room(0).occupied(np.zeros(4))
 
 
-@pytest.mark.parametrize("kind", ["box", "cylinder", "ellipsoid"])
+def test_a_rich_room_has_hard_things_and_keeps_to_its_box() -> None:
+    rooms = [make_room(seed, rich=True) for seed in range(12)]
+    kinds = {name.rsplit("_", 1)[0] for room in rooms for name in room.names()}
+    assert kinds >= {"wire_chair", "bookcase", "open_box", "basket", "leaning", "cable", "slope"}
+    assert {p.kind for room in rooms for p in room.primitives} >= {"cone", "wedge", "mesh"}
+    for room in rooms[:4]:
+        points_map = points_around(room, np.random.default_rng(room.seed), 5000)
+        np.testing.assert_array_equal(room.occupied(points_map), occupied_by_hand(room, points_map))
+
+
+@pytest.mark.parametrize("kind", ["box", "cylinder", "ellipsoid", "cone", "wedge"])
 def test_a_primitives_mesh_is_closed_and_has_its_volume(kind: str) -> None:
     half = np.array([0.3, 0.3, 0.2])
     rotation = rotation_z(0.4) @ rotation_x(0.3)
-    solid = Primitive(kind, "it", np.array([1.0, 2.0, 3.0]), rotation, half)  # type: ignore[arg-type]
+    taper = 0.4 if kind == "cone" else 0.0
+    centre = np.array([1.0, 2.0, 3.0])
+    solid = Primitive(kind, "it", centre, rotation, half, taper)  # type: ignore[arg-type]
     vertices, triangles = solid.mesh()
     a, b, c = (vertices[triangles[:, k]] for k in range(3))
     volume = np.einsum("ij,ij->i", a - solid.centre, np.cross(b - a, c - a)).sum() / 6
-    factor = {"box": 8.0, "cylinder": 2 * np.pi, "ellipsoid": 4 / 3 * np.pi}[kind]
+    factors = {"box": 8.0, "cylinder": 2 * np.pi, "ellipsoid": 4 / 3 * np.pi, "wedge": 4.0}
+    factor = factors.get(kind, 2 / 3 * np.pi * (1 + 0.6 + 0.6**2))
     assert volume == pytest.approx(factor * half.prod(), rel=0.01)  # positive: it faces out
     assert np.all(np.abs(vertices - solid.centre) <= solid.half_extent + 1e-9)
-    inwards = vertices + 1e-3 * (solid.centre - vertices)
-    assert solid.contains(inwards).all()
-    assert not solid.contains(vertices - 1e-3 * (solid.centre - vertices)).any()
+    middle = vertices.mean(axis=0)
+    assert solid.contains(vertices + 1e-3 * (middle - vertices)).all()
+    assert not solid.contains(vertices - 1e-3 * (middle - vertices)).any()
     outside = solid.centre + np.random.default_rng(0).uniform(-1, 1, (2000, 3))
     nearest = np.linalg.norm(outside[:, None] - vertices[None], axis=2).min(axis=1)
     assert np.all(solid.distance(outside) <= nearest + 1e-9)

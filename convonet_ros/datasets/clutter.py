@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from convonet_ros.datasets import furniture
+from convonet_ros.datasets import furniture, meshes
 from convonet_ros.datasets.bars import beam, ring, rod, rods
 from convonet_ros.datasets.furniture import Rng, box, cylinder, ellipsoid
 from convonet_ros.datasets.primitives import Primitive, rotation_x, rotation_z
@@ -182,6 +182,15 @@ def _sprig(rng: Rng, r: float, h: float) -> list[Primitive]:
     return parts
 
 
+def model(rng: Rng, r: float, h: float) -> list[Primitive]:
+    """A closed mesh of the catalogue, upright or on one of its flat sides."""
+    name, found = meshes.drawn(rng)
+    turn = rotation_z(rng.uniform(-np.pi, np.pi)) @ found.rests[rng.integers(len(found.rests))]
+    extent = 2 * np.abs(turn) @ found.half
+    longest = min(rng.uniform(*found.size_m), h / extent[2], 2 * r / extent[:2].max())
+    return [meshes.solid(name, float(longest), turn)]
+
+
 def _plain(rng: Rng, r: float, h: float) -> list[Primitive]:
     return furniture.things(rng, 2 * r, 2 * r, 0.0, h, 1)
 
@@ -189,5 +198,5 @@ def _plain(rng: Rng, r: float, h: float) -> list[Primitive]:
 _THINGS: list[tuple[_Thing, float]] = [
     (_plain, 7), (_block, 1), (_papers, 2), (_books, 1.5), (_monitor, 1.5), (_laptop, 1.5),
     (_cup, 2), (_bottle, 1.2), (_cone, 0.7), (_wedge, 0.5), (_open_box, 1.5), (_lamp, 0.8),
-    (_picture, 0.8), (_sprig, 0.6),
+    (_picture, 0.8), (_sprig, 0.6), (model, 5),
 ]  # fmt: skip

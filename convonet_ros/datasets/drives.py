@@ -1,17 +1,22 @@
-"""A simulated drive: what a depth camera delivers on its way through a procedural room."""
+"""What a depth camera delivers on its way through a generated scene, in memory and on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from convonet_ros.datasets.camera import DepthCamera
 from convonet_ros.datasets.noise import add_noise
 from convonet_ros.datasets.recordings import Frame
 from convonet_ros.datasets.rooms import Room
-from convonet_ros.datasets.walks import drive
+from convonet_ros.datasets.walks import drive, walk
 from convonet_ros.sensors import Intrinsics
+from convonet_ros.storage import write_bytes
 
 _MAX_RANGE_M = 4.5
 
@@ -28,9 +33,45 @@ def drive_frames(room: Room, n: int, intrinsics: Intrinsics) -> Iterator[Frame]:
 
     The same room gives the same frames.
     """
+    return _frames(room, drive(room, n), intrinsics)
+
+
+def walk_frames(room: Room, n: int, intrinsics: Intrinsics) -> Iterator[Frame]:
+    """As `drive_frames`, on a walk through all rooms and storeys of a building."""
+    return _frames(room, walk(room, n), intrinsics)
+
+
+def _frames(room: Room, poses: list[np.ndarray], intrinsics: Intrinsics) -> Iterator[Frame]:
     camera = DepthCamera(room, intrinsics)
     rng = np.random.default_rng([room.seed, 0xD21])
-    for i, T_map_camera in enumerate(drive(room, n), start=1):
+    for i, T_map_camera in enumerate(poses, start=1):
         depth = add_noise(camera.render(T_map_camera), intrinsics, rng, _MAX_RANGE_M)
         millimetres = np.round(depth * 1000)
         yield Frame(millimetres.astype(np.float32) * np.float32(1e-3), intrinsics, T_map_camera, i)
+
+
+def write_frames(folder: str | Path, frames: Iterable[Frame]) -> Iterator[Path]:
+    """Write frames as a recording that `recordings.open_recording` reads; yields every image.
+
+    Raises ValueError for a folder that holds frames already, for they would be mixed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if next(folder.glob("frame-*"), None) is not None:
+        raise ValueError(f"{folder}: expected a folder without frames, got one that has some")
+    for number, frame in enumerate(frames):
+        if number == 0:
+            k = frame.intrinsics
+            about = {
+                "width": k.width, "height": k.height,
+                "fx": k.fx, "fy": k.fy, "cx": k.cx, "cy": k.cy,
+            }  # fmt: skip
+            write_bytes(folder / "camera.json", (json.dumps(about) + "\n").encode())
+        rows = [" ".join(f"{x:.12f}" for x in row) for row in frame.T_map_camera]
+        pose = folder / f"frame-{number:06d}.pose.txt"
+        write_bytes(pose, ("\n".join(rows) + "\n").encode())
+        pixels = io.BytesIO()
+        Image.fromarray(np.round(frame.depth * 1000).astype(np.uint16)).save(pixels, "PNG")
+        image = folder / f"frame-{number:06d}.depth.png"  # after its pose: a frame is whole
+        write_bytes(image, pixels.getvalue())
+        yield image

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from convonet_ros.datasets import clutter
 from convonet_ros.datasets.bars import arc, beam, rod, rods
 from convonet_ros.datasets.furniture import Piece, Rng, box, cylinder, ellipsoid
 from convonet_ros.datasets.primitives import Primitive, rotation_x, rotation_z
@@ -145,7 +146,26 @@ def wire_rack(rng: Rng) -> Piece:
         else:
             t = rng.uniform(0.006, 0.018)
             parts.append(box((-w / 2, -d / 2, z - t), (w / 2, d / 2, z)))
+        if z < h - 0.1:
+            parts += clutter.load(rng, 0.9 * w, 0.9 * d, z, 0.25, int(rng.integers(0, 3)))
     return Piece("wire_rack", parts, (w, d), h - 0.02)
+
+
+def bookcase(rng: Rng) -> Piece:
+    """Thin boards between two sides, without a back; on the boards whatever there is."""
+    w, d, h = rng.uniform(0.4, 1.3), rng.uniform(0.2, 0.4), rng.uniform(0.6, 2.0)
+    t, gap = rng.uniform(0.008, 0.022), rng.uniform(0.25, 0.42)
+    parts = [
+        box((x - t / 2, -d / 2, 0), (x + t / 2, d / 2, h)) for x in (t / 2 - w / 2, w / 2 - t / 2)
+    ]
+    boards = np.linspace(rng.uniform(0.03, 0.12), h - t, max(2, round(h / gap) + 1))
+    for z in boards:
+        parts.append(box((-w / 2, -d / 2, z), (w / 2, d / 2, z + t)))
+        count = int(rng.integers(0, 5))
+        if z < boards[-1]:
+            room = boards[1] - boards[0] - t
+            parts += clutter.load(rng, 0.95 * w - 2 * t, d, z + t, room, count)
+    return Piece("bookcase", parts, (w, d), h)
 
 
 def step_ladder(rng: Rng) -> Piece:

@@ -109,9 +109,11 @@ class Furnisher:
         """Take the floor under a piece; False where another piece (but `ignore`) stands."""
         half = np.abs(pose[0][:2, :2]) @ (np.array(footprint) / 2)
         area = np.stack([pose[1][:2] - half, pose[1][:2] + half])
-        for i, other in enumerate(self.taken):
-            overlap = np.minimum(area[1], other[1]) - np.maximum(area[0], other[0])
-            if i != ignore and overlap.min() > 0.03:
+        others = [other for i, other in enumerate(self.taken) if i != ignore]
+        if others:
+            low, high = np.stack(others, axis=1)
+            overlap = np.minimum(area[1], high) - np.maximum(area[0], low)
+            if (overlap.min(axis=1) > 0.03).any():
                 return False
         self.taken.append(area)
         return True

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["box", "cylinder", "ellipsoid", "cone", "wedge"]
+Kind = Literal["box", "cylinder", "ellipsoid", "cone", "wedge", "mesh"]
 Transform = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), translation (3,)
 
 _CHORD_M = 0.0006  # how far a round surface may lie outside of its mesh

@@ -82,6 +82,9 @@ def fitted(solids: Sequence[Primitive], standing: bool) -> list[Primitive]:
 def extent(solid: Primitive) -> np.ndarray:
     """(3,) half sizes of the smallest box about a solid's centre, along the parent's axes."""
     scaled = solid.rotation * solid.half
+    if solid.kind == "mesh":
+        vertices, _ = solid.mesh()
+        return np.abs(vertices - solid.centre).max(axis=0)
     if solid.kind == "box":
         return np.abs(scaled).sum(axis=1)
     if solid.kind == "wedge":
@@ -96,6 +99,8 @@ def candidates(solid: Primitive, n: int, rng: Rng) -> tuple[np.ndarray, np.ndarr
     """(n, 3) points on the solid, (n, 3) normals, and (n,) bool which to keep: uniform by area."""
     half = solid.half
     keep = np.ones(n, dtype=bool)
+    if solid.kind == "mesh":
+        return *_on_mesh(*solid.mesh(), n, rng), keep
     rows = np.arange(n)
     if solid.kind == "box":
         unit = rng.uniform(-1.0, 1.0, (n, 3))
@@ -163,6 +168,20 @@ def _on_wedge(half: np.ndarray, n: int, rng: Rng) -> tuple[np.ndarray, np.ndarra
     return unit, outward[face]
 
 
+def _on_mesh(
+    vertices: np.ndarray, triangles: np.ndarray, n: int, rng: Rng
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) points uniform by area on a mesh, and (n, 3) normals."""
+    a, b, c = (vertices[triangles[:, k]] for k in range(3))
+    normals = np.cross(b - a, c - a)
+    areas = np.linalg.norm(normals, axis=1)
+    face = rng.choice(len(areas), n, p=areas / areas.sum())
+    u, v = rng.random((2, n, 1))
+    u, v = np.where(u + v > 1.0, 1.0 - u, u), np.where(u + v > 1.0, 1.0 - v, v)
+    points = a[face] + u * (b - a)[face] + v * (c - a)[face]
+    return points, normals[face] / areas[face][:, None]
+
+
 def _first_inside(solids: Sequence[Primitive], points: np.ndarray) -> np.ndarray:
     """(N, 3) float64 -> (N,) int: the first solid that holds a point, len(solids) for none."""
     order = np.argsort(points[:, 0])  # so that a solid looks at a slab of x only
@@ -186,6 +205,10 @@ def _first_inside(solids: Sequence[Primitive], points: np.ndarray) -> np.ndarray
 
 def _area_bound(solid: Primitive) -> float:
     """The solid's area, or for an ellipsoid a bound that `candidates` makes good."""
+    if solid.kind == "mesh":
+        vertices, triangles = solid.mesh()
+        a, b, c = (vertices[triangles[:, k]] for k in range(3))
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
     a, b, c = solid.half
     if solid.kind == "box":
         return float(8 * (a * b + b * c + c * a))

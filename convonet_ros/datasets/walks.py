@@ -1,4 +1,4 @@
-"""Ways through a room or a building that see all of it."""
+"""Long ways through a whole room or building."""
 
 from __future__ import annotations
 

@@ -24,13 +24,13 @@ VOXEL_SUFFIX = ".binvox"
 
 _MAX_POINTS = 50_000_000  # of a file, triangles likewise
 _SAMPLES = 100_000  # points on a mesh, as many as upstream keeps of a shape
+_UNIT = 0.01  # columns of a text are normals where lengths differ from 1 by no more
 _LARGEST = 1e12  # coordinates beyond are no places
 _PCD_LINE = 4096  # bytes of a line of a header
 _PCD_KEYS = (
     "VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA",
 )  # fmt: skip
 _PCD_TYPES = {("F", 4), ("F", 8), *((kind, size) for kind in "IU" for size in (1, 2, 4, 8))}
-_Points = tuple[np.ndarray, np.ndarray | None, int]  # points, colours, how many are not finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +38,32 @@ class Cloud:
     """Points of a surface in a frame of their own.
 
     points: (N, 3) float64, N above 0, finite (not float32, in which georeferenced points would
-    lose centimetres); colours: (N, 3) uint8 RGB or None; dropped: points of the file left out
-    because they were not finite.
+    lose centimetres); colours: (N, 3) uint8 RGB or None; normals: (N, 3) float32 of length 1 as the
+    file has them (0 where it has none), of which a surface's face free space, or None; dropped:
+    points of the file left out because they were not finite.
     """
 
     points: np.ndarray
     colours: np.ndarray | None = None
+    normals: np.ndarray | None = None
     dropped: int = 0
 
 
-def read_input(path: str | Path) -> Cloud | np.ndarray:
+def read_input(path: str | Path, samples: int = _SAMPLES) -> Cloud | np.ndarray:
     """What `objects.reconstruct` takes: the (n, n, n) float32 voxels of a .binvox, or a cloud."""
     path = Path(path)
     if path.suffix.lower() != VOXEL_SUFFIX:
-        return read_cloud(path)
+        return read_cloud(path, samples)
     _check_file(path)
     return read_voxels(path)
 
 
-def read_cloud(path: str | Path) -> Cloud:
-    """The points of a cloud, or 100 000 points drawn uniformly by area on a mesh.
+def read_cloud(path: str | Path, samples: int = _SAMPLES) -> Cloud:
+    """The points of a cloud, or so many points drawn uniformly by area on a mesh.
 
     By suffix: .ply, .obj, .off, .stl (with triangles a mesh, else a cloud), .pcd, .xyz (a point a
-    line, further columns may be colours), .npz with (N, 3) `points` as upstream's, .npy (N, 3).
+    line, further columns may be colours and normals), .npz with (N, 3) `points`, perhaps `normals`,
+    as upstream's, .npy (N, 3). Points on a mesh have the normals of its triangles.
     Materials and textures are not read, nor any other file. Raises ValueError for a file that is
     missing, too large, empty, damaged or without a finite point.
     """
@@ -70,19 +73,21 @@ def read_cloud(path: str | Path) -> Cloud:
         raise ValueError(f"{path}: expected one of {', '.join(CLOUD_SUFFIXES)}, got '{suffix}'")
     _check_file(path)
     try:
-        points, colours, dropped = _READERS.get(suffix, _of_mesh_file)(path)
-        _check_points(points)
+        reader = _READERS.get(suffix)
+        read = reader(path) if reader else _of_mesh_file(path, samples)
+        _check_points(read.points)
     except DAMAGED as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
             f"{path}: expected a cloud or mesh, got a damaged file: {reason}"
         ) from error
-    points = points.astype(np.float64, copy=False)
+    points = read.points.astype(np.float64, copy=False)
     kept = (np.abs(points) < _LARGEST).all(axis=1)  # NaN neither
     if not kept.any():
         raise ValueError(f"{path}: expected points, got {len(points)} of which none is finite")
-    colours = None if colours is None else colours[kept]
-    return Cloud(points[kept], colours, dropped + int((~kept).sum()))
+    colours = None if read.colours is None else read.colours[kept]
+    normals = None if read.normals is None else _unit(read.normals[kept])
+    return Cloud(points[kept], colours, normals, read.dropped + int((~kept).sum()))
 
 
 def _check_file(path: Path) -> None:
@@ -104,7 +109,16 @@ def _check_points(points: np.ndarray) -> None:
         raise ValueError(f"at most {_MAX_POINTS} points wanted, got {len(points)}")
 
 
-def _of_mesh_file(path: Path) -> _Points:
+def _unit(normals: np.ndarray) -> np.ndarray | None:
+    """(N, 3) float32 of length 1, 0 where there is no direction; None where there is none at all."""
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(normals.astype(np.float64), axis=1)
+        known = np.isfinite(length) & (length > 0)
+        unit = np.where(known[:, None], normals / length[:, None], 0)
+    return unit.astype(np.float32) if known.any() else None
+
+
+def _of_mesh_file(path: Path, samples: int) -> Cloud:
     """The vertices, or where there are triangles points drawn on them."""
     with path.open("rb") as file:  # a file without a name leads to no other file
         loaded = trimesh.load(
@@ -113,13 +127,23 @@ def _of_mesh_file(path: Path) -> _Points:
     parts = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
     meshes = [part for part in parts if len(getattr(part, "faces", ()))]
     if meshes:
-        return _on_meshes(meshes)
+        return _on_meshes(meshes, samples)
     points = np.concatenate([np.asarray(part.vertices) for part in parts])
     colours = [_rgb(getattr(part, "colors", None), len(part.vertices)) for part in parts]
-    return points, _all_or_none(colours), 0
+    return Cloud(points, _all_or_none(colours), _all_or_none([_of_ply(part) for part in parts]))
 
 
-def _on_meshes(meshes: list[trimesh.Trimesh]) -> _Points:
+def _of_ply(part: Any) -> np.ndarray | None:
+    """The (N, 3) normals of a .ply cloud, which trimesh reads and leaves aside."""
+    rows = part.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
+    try:
+        normals = np.stack([np.asarray(rows[name]) for name in ("nx", "ny", "nz")], axis=1)
+    except (KeyError, ValueError, TypeError):  # it has none
+        return None
+    return normals if normals.shape == part.vertices.shape else None
+
+
+def _on_meshes(meshes: list[trimesh.Trimesh], samples: int) -> Cloud:
     """Points drawn on meshes; triangles with a vertex that is not finite are left out."""
     dropped = 0
     corners, colours = [], []
@@ -139,14 +163,15 @@ def _on_meshes(meshes: list[trimesh.Trimesh]) -> _Points:
     soup = trimesh.Trimesh(vertices, np.arange(len(vertices)).reshape(-1, 3), process=False)
     if not len(vertices) or not soup.area > 0:
         raise ValueError("its triangles have no area")
-    points, owners = trimesh.sample.sample_surface(soup, _SAMPLES, seed=0)
+    points, owners = trimesh.sample.sample_surface(soup, samples, seed=0)
     rgb = _all_or_none(colours)
-    return np.asarray(points), None if rgb is None else rgb[owners], dropped
+    normals = np.asarray(soup.face_normals)[owners]
+    return Cloud(np.asarray(points), None if rgb is None else rgb[owners], normals, dropped)
 
 
-def _all_or_none(colours: list[np.ndarray | None]) -> np.ndarray | None:
-    known = [part for part in colours if part is not None]
-    return np.concatenate(known) if len(known) == len(colours) else None
+def _all_or_none(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def _rgb(colours: Any, count: int) -> np.ndarray | None:
@@ -157,12 +182,13 @@ def _rgb(colours: Any, count: int) -> np.ndarray | None:
     return colours[:, :3].astype(np.uint8)
 
 
-def _of_pcd(path: Path) -> _Points:
+def _of_pcd(path: Path) -> Cloud:
     _check_pcd(path)
     with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
         cloud = o3d.io.read_point_cloud(path, format="pcd")
     colours = np.rint(np.asarray(cloud.colors) * 255) if cloud.has_colors() else None
-    return np.array(cloud.points), _rgb(colours, len(cloud.points)), 0
+    normals = np.array(cloud.normals) if cloud.has_normals() else None
+    return Cloud(np.array(cloud.points), _rgb(colours, len(cloud.points)), normals)
 
 
 def _check_pcd(path: Path) -> None:
@@ -201,29 +227,45 @@ def _check_pcd(path: Path) -> None:
         raise ValueError("it ends too early")
 
 
-def _of_lines(path: Path) -> _Points:
-    """Lines x y z ..., separated by blanks or commas; columns 4 to 6 are colours if they can be."""
+def _of_lines(path: Path) -> Cloud:
+    """Lines x y z ..., separated by blanks or commas; columns 4 to 6 and 7 to 9 are colours or
+    normals if they can be."""
     with path.open(encoding="utf-8") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no data is an error of the caller's
         lines = (line.replace(",", " ") for line in file)
         table = np.loadtxt(lines, np.float64, ndmin=2)
     if table.size and table.shape[1] < 3:
         raise ValueError(f"at least 3 columns wanted, got {table.shape[1]}")
-    tint = table[:, 3:6]
-    is_colour = (tint == np.rint(tint)).all() and (tint >= 0).all() and (tint <= 255).all()
-    # of whole numbers up to 1 one cannot tell; normals along the axes look like that
-    if tint.shape[1] == 3 and is_colour and tint.max(initial=0) > 1:
-        return table[:, :3], tint.astype(np.uint8), 0
-    return table[:, :3].reshape(-1, 3), None, 0
+    colours = normals = None
+    for first in range(3, table.shape[1] - 2, 3):
+        found = table[:, first : first + 3]
+        length = np.linalg.norm(found, axis=1)
+        # of whole numbers up to 1 one cannot tell; normals along the axes look like that
+        if colours is None and found.max(initial=0) > 1 and _can_be_rgb(found):
+            colours = found.astype(np.uint8)
+        elif normals is None and ((np.abs(length - 1) < _UNIT) | (length == 0)).all():
+            normals = found
+    return Cloud(table[:, :3].reshape(-1, 3), colours, normals)
 
 
-def _of_archive(path: Path) -> _Points:
-    return read_arrays(path, "points")[0], None, 0
+def _can_be_rgb(columns: np.ndarray) -> bool:
+    whole = (columns == np.rint(columns)).all()
+    return bool(whole and (columns >= 0).all() and (columns <= 255).all())
 
 
-def _of_array(path: Path) -> _Points:
+def _of_archive(path: Path) -> Cloud:
+    points = read_arrays(path, "points")[0]
+    try:
+        normals = read_arrays(path, "normals")[0]
+    except ValueError:  # it has none
+        return Cloud(points)
+    fits = normals.shape == points.shape and normals.dtype.kind == "f"
+    return Cloud(points, None, normals if fits else None)
+
+
+def _of_array(path: Path) -> Cloud:
     # mapped: what the header promises is compared with the file before room is made
-    return np.array(np.load(path, mmap_mode="r", allow_pickle=False)), None, 0
+    return Cloud(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
 
 
 _READERS = {".pcd": _of_pcd, ".xyz": _of_lines, ".npz": _of_archive, ".npy": _of_array}

@@ -90,6 +90,47 @@ def picture_of_methods(
     _draw(Path(path), drawn, None, _SMALL, _METHODS_ELEVATION, camera_of=-1, strays=0.0)
 
 
+def picture_of_maps(
+    path: str | Path,
+    views: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    box: np.ndarray,
+    columns: int = 4,
+) -> None:
+    """Write a PNG of surfaces of one scene, z up and in metres, side by side from one camera.
+
+    views: of (title, vertices (V, 3), triangles (T, 3)), the truth last, row by row; as in
+    `picture_of_methods`. box: (2, 3) metres; what is outside of it is cut off.
+    """
+    drawn: list[_View] = []
+    for title, vertices, triangles in views:
+        surface = _surface(np.asarray(vertices, np.float32).reshape(-1, 3), np.asarray(triangles))
+        surface = _clipped(surface, box)
+        count = surface.n_points
+        if len(triangles) == 0:
+            colours = _by_height(np.asarray(surface.points)[:, 2])
+        else:
+            colours = _tinted(_ROOM_RGB if len(drawn) == len(views) - 1 else OBSERVED_RGB, count)
+        drawn.append((title, surface, colours))
+    truth = drawn[-1][1]
+    if truth.n_points == 0:
+        raise ValueError("views: expected a truth within the box, got no vertices")
+    drawn += [("", pv.PolyData(), np.empty((0, 3), np.uint8))] * (-len(drawn) % columns)
+    rows = [drawn[k : k + columns] for k in range(0, len(drawn), columns)]
+    _draw(Path(path), rows, None, _SMALL, _METHODS_ELEVATION, strays=0.0, fill=truth)
+
+
+def _clipped(surface: pv.PolyData, box: np.ndarray) -> pv.PolyData:
+    """What of a mesh or a cloud lies within a box (2, 3)."""
+    if surface.n_verts or surface.n_points == 0:
+        points = np.asarray(surface.points)
+        return pv.PolyData(points[((points >= box[0]) & (points <= box[1])).all(axis=1)])
+    for axis, (low, high) in enumerate(np.asarray(box, float).T):
+        for sign, limit in ((1, low), (-1, high)):
+            normal, origin = sign * np.eye(3)[axis], limit * np.eye(3)[axis]
+            surface = surface.clip(normal, origin=origin, invert=False)
+    return surface
+
+
 def _true_surface(room: Room) -> tuple[pv.PolyData, np.ndarray]:
     vertices, triangles = room.mesh()
     return _surface(vertices, triangles), _tinted(_ROOM_RGB, len(vertices))
@@ -124,9 +165,10 @@ def _draw(
     elevation: float = _ELEVATION,
     camera_of: int = 0,
     strays: float = _STRAYS,
+    fill: pv.PolyData | None = None,
 ) -> None:
     """Draw rows of views; those of a row look as fits the surface of its view `camera_of`, of
-    whose vertices `strays` percent are taken for outliers.
+    whose vertices `strays` percent are taken for outliers; all as fits `fill`, if it is given.
     """
     shape = (len(rows), len(rows[0]))
     window = (size[0] * shape[1], size[1] * shape[0])
@@ -139,7 +181,8 @@ def _draw(
                 for column, view in enumerate(views):
                     plotter.subplot(row, column)
                     _add_view(plotter, view, camera_path, size)
-                    _light_and_look(plotter, views[camera_of][1], size, elevation, strays)
+                    fitting = views[camera_of][1] if fill is None else fill
+                    _light_and_look(plotter, fitting, size, elevation, strays)
             pixels = plotter.screenshot(return_img=True)
         finally:
             plotter.close()

@@ -39,7 +39,7 @@ class Mapped:
         if nearest:
             if not isinstance(network, CropNetwork):
                 raise ValueError(f"weights {weights}: expected the map's own network")
-            network = NearestCrops(network)  # type: ignore[assignment]
+            network = NearestCrops(network)
         self._network: CropModel = network
         self._temperature = float(about.get("temperature", 1.0))
         self._ruled = ruled
@@ -125,9 +125,7 @@ def _logits_of_window(mapper: Mapper) -> ValueLattice:
     return ValueLattice(values, first, sub_m)
 
 
-def _window(
-    recording: Recording, config: Config, lattice: Lattice
-) -> tuple[Config, np.ndarray]:
+def _window(recording: Recording, config: Config, lattice: Lattice) -> tuple[Config, np.ndarray]:
     """The configuration with a window that holds the whole recording, and the window's middle."""
     box = extent(recording, config, lambda what, done, total: None)
     config, middle = window_for(box, config, lattice)

@@ -114,16 +114,15 @@ def poisson(recording: Recording, config: Config) -> Reconstruction:
         return nothing()
     extent = float(np.max(cloud.get_max_bound() - cloud.get_min_bound()))
     depth = int(np.clip(np.ceil(np.log2(1.1 * extent / POISSON_CELL_M)), *_DEPTHS))
-    whole, densities = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(
+    whole, listed = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(
         cloud, depth=depth, n_threads=-1
     )
-    vertices = np.asarray(whole.vertices)
-    densities = np.asarray(densities)
+    vertices, densities = np.asarray(whole.vertices), np.asarray(listed)
     points = np.asarray(cloud.points)
     far = _distance_to(cloud, vertices) > REACH_M
     drop = far | (densities < np.quantile(densities[~far], _TRIMMED)) if not far.all() else far
     trimmed = o3d.geometry.TriangleMesh(whole)
-    trimmed.remove_vertices_by_mask(drop)
+    trimmed.remove_vertices_by_mask(drop.tolist())
     whole.compute_vertex_normals()
     inside = _Inside(whole, points)
     return Reconstruction(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from convonet_ros.training.calibrate import calibration_error
-from convonet_ros.training.reconstruction import Reconstruction, ValueLattice
+from convonet_ros.training.entries import Answer
+from convonet_ros.training.reconstruction import ValueLattice
 from convonet_ros.training.trials import BAND_M, Truth
 from convonet_ros.training.true_surface import ClosestPlaces, TrueSurface, sampled
 
@@ -19,34 +20,14 @@ _ASKED_M = 0.25  # from a seen point: true surface that is asked for
 _F_M = {"F at 2.5 cm": 0.025, "F at 5 cm": 0.05}
 _UNSEEN_M, _FOUND_M = 0.075, 0.05
 _HALF_STEP_M = 0.0125 + 1e-4  # of the map's decoded lattice; vertices are rounded
-REGIONS = {  # metres from a seen point
+REGIONS_M = {  # by name, metres from a seen point
     "observed": (0.0, 0.05),
     "near": (0.05, 0.15),
     "completed": (0.15, BAND_M),
     "band": (0.0, BAND_M),
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a method said: its mesh (as of a `Reconstruction`) and, at the queries of a truth,
-    occupied (Q,) bool and probability (Q,) float32 or None."""
-
-    vertices: np.ndarray
-    triangles: np.ndarray
-    occupied: np.ndarray
-    probability: np.ndarray | None
-
-    @classmethod
-    def of(cls, reconstruction: Reconstruction, queries: np.ndarray) -> Answer:
-        """The answer of a reconstruction at queries (Q, 3)."""
-        ask = reconstruction.probability
-        return cls(
-            reconstruction.vertices,
-            reconstruction.triangles,
-            reconstruction.occupied(queries),
-            None if ask is None else np.asarray(ask(queries), np.float32),
-        )
+Regions = dict[str, tuple[np.ndarray, np.ndarray]]  # of REGIONS_M: probability and truth, (N,)
 
 
 def scores(
@@ -72,7 +53,8 @@ def scores(
     }
     rng = np.random.default_rng(seed)
     corners = answer.vertices[answer.triangles].astype(np.float64)
-    area = _area(corners)
+    areas = np.linalg.norm(_across(corners), axis=1) / 2
+    triangles, corners, area = answer.triangles[areas > 0], corners[areas > 0], float(areas.sum())
     points, normals = sampled(corners, samples / area if area else 0.0, rng)
     found["mesh m2"] = area
     found["false m2"] = false_area(points, area, truth.evidence)
@@ -84,9 +66,7 @@ def scores(
         empty = dict.fromkeys(("accuracy", "completeness", "Chamfer-L1", "normals"), math.nan)
         return found | empty | dict.fromkeys((*_F_M, "unseen found"), 0.0)
     to_truth, true_normals = surface.nearest(points, truth.surface, truth.normals)
-    to_mesh, _, mesh_normals = ClosestPlaces(answer.vertices, answer.triangles).of(
-        truth.surface[asked]
-    )
+    to_mesh, _, mesh_normals = ClosestPlaces(answer.vertices, triangles).of(truth.surface[asked])
     found["accuracy"], found["completeness"] = float(to_truth.mean()), float(to_mesh.mean())
     found["Chamfer-L1"] = (found["accuracy"] + found["completeness"]) / 2
     for name, limit in _F_M.items():
@@ -116,29 +96,36 @@ def false_area(points: np.ndarray, area: float, evidence: ValueLattice) -> float
     return area * float(false.mean())
 
 
-def regions(answer: Answer, truth: Truth) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{region: (probability, truth)} of the points near seen ones, as far as the method knows."""
+def regions(answer: Answer, truth: Truth) -> Regions:
+    """What a method says of the points near seen ones, as far as it knows them."""
     if answer.probability is None:
         return {}
     said = answer.probability[len(truth.around) :]
     found = {}
-    for name, (low, high) in REGIONS.items():
+    for name, (low, high) in REGIONS_M.items():
         of = np.isfinite(said) & (truth.near_distance >= low) & (truth.near_distance <= high)
         found[name] = said[of], truth.near_occupied[of]
     return found
 
 
-def calibration(
-    parts: list[dict[str, tuple[np.ndarray, np.ndarray]]],
-) -> dict[str, float]:
-    """Expected calibration error by region, of the points of all `regions` together."""
+def together(parts: Sequence[Regions]) -> Regions:
+    """The points of all parts."""
     found = {}
-    for name in REGIONS:
+    for name in REGIONS_M:
         pairs = [part[name] for part in parts if name in part]
-        said, true = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-        if len(said):
-            found[name] = calibration_error(torch.from_numpy(said), torch.from_numpy(true))
+        if pairs:
+            said, true = zip(*pairs, strict=True)
+            found[name] = np.concatenate(said), np.concatenate(true)
     return found
+
+
+def calibration(found: Regions) -> dict[str, float]:
+    """The expected calibration error by region; those without points are left out."""
+    return {
+        name: calibration_error(torch.from_numpy(said), torch.from_numpy(true))
+        for name, (said, true) in found.items()
+        if len(said)
+    }
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -147,10 +134,9 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return int((a & b).sum()) / either if either else math.nan
 
 
-def _area(corners: np.ndarray) -> float:
-    """Square metres of triangles (F, 3, 3)."""
-    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    return float(np.linalg.norm(across, axis=1).sum() / 2)
+def _across(corners: np.ndarray) -> np.ndarray:
+    """(F, 3) normals of triangles (F, 3, 3), twice as long as their area."""
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,7 +6,6 @@ Everything follows from the seed. Coordinates are those of the map frame, metres
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -21,12 +20,14 @@ from convonet_ros.datasets.scenes import make_scene
 from convonet_ros.datasets.stereo import Stereo
 from convonet_ros.datasets.structured_light import StructuredLight
 from convonet_ros.datasets.views import sample_views
-from convonet_ros.geometry import Lattice, canonical_pose, transform
+from convonet_ros.geometry import Lattice, canonical_pose
 from convonet_ros.training.mapped import measured
 from convonet_ros.training.reconstruction import FrameList, ValueLattice
 from convonet_ros.training.true_surface import TrueSurface, grown
 
-VIEWS = 10  # at least so many poses are drawn, so that the first ones stay the same
+_VIEWS = 10  # at least so many are made ready, so that the first ones stay the same
+_SPARE = 1.5  # poses per view, for those from which nothing is seen
+_FEWEST = 1000  # points in range that make a view
 BAND_M = 0.3  # around what was seen: where reconstructions are compared
 WALL_M = 0.15  # behind a true surface: so deep a body is asked for
 _SEEN_CELL_M = 0.01
@@ -65,49 +66,50 @@ class Truth:
         """(A + N, 3) points at which methods are asked."""
         return np.concatenate([self.around, self.near])
 
-    @property
-    def box(self) -> np.ndarray:
-        """(2, 3) the box of all crops that hold seen points."""
-        crops = _crops(self.seen)
-        return np.stack([crops.min(axis=0), crops.max(axis=0) + 1]) * Lattice().crop_m
-
 
 class Trial:
     """One scene and a sequence of noisy depth images of it, taken as training's are.
 
     The sensor is a structured-light or a stereo camera. recording: its images with the poses that
-    localisation reports.
+    localisation reports. Views that see next to nothing are left out.
     """
 
-    def __init__(self, seed: int, views: int = VIEWS, room: Room | None = None) -> None:
-        """room: instead of the scene of the seed."""
-        self.seed = seed
-        self.room = make_scene(seed) if room is None else room
+    def __init__(self, seed: int, views: int, config: Config, room: Room | None = None) -> None:
+        """room: instead of the scene of the seed. Raises ValueError for a scene that is not seen
+        from so many poses."""
+        self.seed, self.room = seed, make_scene(seed) if room is None else room
         rng = np.random.default_rng([seed, 0x7E57])
-        draw = StructuredLight.draw if rng.random() < 0.5 else Stereo.draw
-        self._device = draw(rng)
+        device = (StructuredLight if rng.random() < 0.5 else Stereo).draw(rng)
         noise = PoseNoise.draw(rng)
-        self._poses = sample_views(self.room, rng, max(views, VIEWS))[:views]
-        reported = noise.applied(self._poses, np.random.default_rng([seed, 0x9053]))
-        scene, intrinsics = RayScene(self.room), self._device.intrinsics
-        camera = DepthCamera(scene, intrinsics)
-        frames = []
-        self._ends: list[np.ndarray] = []  # of each view's rays that came back: exact, map frame
-        for number, (T, T_reported) in enumerate(zip(self._poses, reported, strict=True)):
-            rng = np.random.default_rng([seed, number])
-            depth = self._device.depth(scene, T, rng)
-            pose = canonical_pose(T_reported)
-            frames.append(Frame(depth, intrinsics, pose, 1_000_000_000 + number * 100_000_000))
-            ends = camera.points_map(camera.render(T), T)
-            self._ends.append(ends[depth > 0].astype(np.float64))
+        poses = sample_views(self.room, rng, round(_SPARE * max(views, _VIEWS)))
+        reported = noise.applied(poses, np.random.default_rng([seed, 0x9053]))
+        scene = RayScene(self.room)
+        camera = DepthCamera(scene, device.intrinsics)
+        frames: list[Frame] = []
+        self._ends: list[np.ndarray] = []  # (N, 3) per view, of the rays that came back, exact
+        for number, (T, T_reported) in enumerate(zip(poses, reported, strict=True)):
+            depth = device.depth(scene, T, np.random.default_rng([seed, number]))
+            ends = camera.points_map(camera.render(T), T)[depth > 0].astype(np.float64)
+            distance = np.linalg.norm(ends - T[:3, 3], axis=1)
+            near, far = config.scan.min_range_m, config.scan.max_range_m
+            ends = ends[(distance >= near) & (distance <= far)]
+            if len(ends) < _FEWEST:
+                continue
+            stamp_ns = 1_000_000_000 + number * 100_000_000
+            frames.append(Frame(depth, device.intrinsics, canonical_pose(T_reported), stamp_ns))
+            self._ends.append(ends)
+            if len(frames) == views:
+                break
+        if len(frames) < views:
+            raise ValueError(f"scene {seed}: expected {views} views, got {len(frames)} that see it")
+        self._config = config
         self.recording = FrameList(f"scene-{seed}", frames)
+        self.surface = TrueSurface(self.room)
 
-    def truth(self, views: int, config: Config, points: int = 100_000) -> Truth:
+    def truth(self, views: int, points: int = 100_000) -> Truth:
         """What is true where the first so many views saw; points: how many are drawn, twice."""
         rng = np.random.default_rng([self.seed, views, 0x77])
-        seen = self._seen(views, config)
-        if not len(seen):
-            raise ValueError(f"scene {self.seed}: expected points in range, got none")
+        seen = _one_per_cell(np.concatenate(self._ends[:views]), _SEEN_CELL_M)
         tree = cKDTree(seen)
         crops = _crops(seen)
         surface, normals = self.surface.in_crops(crops, rng)
@@ -133,28 +135,14 @@ class Trial:
             seen, surface, normals, reach,
             around[keep], around_occupied[keep],
             near, near_occupied, near_distance, shallow(near, near_occupied),
-            measured(self.recording.first(views), config),
+            measured(self.recording.first(views), self._config),
         )  # fmt: skip
 
-    def _seen(self, views: int, config: Config) -> np.ndarray:
-        """(S, 3) exact ends, in range, of the rays that came back."""
-        kept = []
-        for T, ends in zip(self._poses[:views], self._ends, strict=False):
-            distance = np.linalg.norm(ends - T[:3, 3], axis=1)
-            near, far = config.scan.min_range_m, config.scan.max_range_m
-            kept.append(ends[(distance >= near) & (distance <= far)])
-        points = np.concatenate(kept)
-        _, first = np.unique(
-            np.floor(points / _SEEN_CELL_M).astype(np.int64), axis=0, return_index=True
-        )
-        return points[first]
 
-    @cached_property
-    def surface(self) -> TrueSurface:
-        """The surface of the scene."""
-        return TrueSurface(self.room)
-
-
+def _one_per_cell(points: np.ndarray, side_m: float) -> np.ndarray:
+    """Those of the points (N, 3) that are the first in their cubic cell."""
+    cells = np.floor(points / side_m).astype(np.int64)
+    return points[np.unique(cells, axis=0, return_index=True)[1]]
 
 
 def _crops(points: np.ndarray) -> np.ndarray:
