@@ -69,37 +69,38 @@ def _planned(rng: Rng, storeys: int, size: tuple[float, float, float] | None) ->
     has_hall = storeys == 2 or (outline.min() > 5.0 and rng.random() < 0.6)
     if has_hall and (outline[1] < hall[1] or outline[0] < hall_width + 2.3):
         return None
-    hall_x = _hall_place(rng, outline[0], hall_width)
+    hall_x = _hall_place(rng, outline[0], hall_width) if has_hall else None
+    first = []  # cell of each storey: its hall, where there is one
     for storey in range(storeys):
-        z = storey * (height + slab)
+        first.append(len(plan.cells))
         top = storey == storeys - 1
-        first = len(plan.cells)
-        rects = _storey(rng, outline, hall_x if has_hall else None)
-        cells = []
-        for k, rect in enumerate(rects):
-            is_hall = has_hall and k == 0
-            low = 0.0 if is_hall or rng.random() < 0.5 else rng.uniform(0.0, 0.35)
-            high = rng.uniform(0.0, 0.6) if top and rng.random() < 0.4 else 0.0
-            tall = max(height - low + high, 2.15)
-            if top and k == 0:
-                tall = max(tall, height)
-            middle = rect.mean(axis=0)
-            lane = np.stack([middle, middle])
-            if is_hall:
-                lane[0, 1], lane[1, 1] = rect[0, 1] + 0.6, rect[1, 1] - 0.6
-            cells.append(Cell(rect, z, tall, storey, lane))
-        plan.cells += cells
+        z = storey * (height + slab)
+        for k, rect in enumerate(_storey(rng, outline, hall_x)):
+            cell = Cell(rect, z, _height(rng, height, top, k == 0), storey, _lane(rect))
+            if has_hall and k == 0:
+                cell.lane[:, 1] = rect[0, 1] + 0.6, rect[1, 1] - 0.6
+            plan.cells.append(cell)
     if storeys == 2:
-        upper = next(i for i, cell in enumerate(plan.cells) if cell.storey == 1)
-        _climb(rng, plan, 0, upper, turns, side)
-    for storey in range(storeys):
-        first = next(i for i, cell in enumerate(plan.cells) if cell.storey == storey)
-        cells = [cell for cell in plan.cells if cell.storey == storey]
-        ways = doorways(cells, rng, 0)
-        if ways is None:
+        _climb(rng, plan, first[0], first[1], turns, side)
+    for k in first:
+        storey = plan.cells[k].storey
+        ways = doorways([cell for cell in plan.cells if cell.storey == storey], rng, 0)
+        if not ways:
             return None
-        plan.ways += [replace(way, a=way.a + first, b=way.b + first) for way in ways]
+        plan.ways += [replace(way, a=way.a + k, b=way.b + k) for way in ways]
     return plan
+
+
+def _height(rng: Rng, height: float, top: bool, first: bool) -> float:
+    """Of one room: below its storey's `height` or that; under the roof also above it."""
+    lower = 0.0 if first or rng.random() < 0.5 else rng.uniform(0.0, 0.35)
+    higher = rng.uniform(0.0, 0.6) if top and rng.random() < 0.4 else 0.0
+    return float(max(height - lower + higher, 2.15))
+
+
+def _lane(rect: Rect) -> np.ndarray:
+    """The lane of a room that is crossed by its middle."""
+    return np.stack([rect.mean(axis=0)] * 2)
 
 
 def _hall_place(rng: Rng, width: float, hall: float) -> tuple[float, float]:
@@ -121,11 +122,10 @@ def _storey(rng: Rng, outline: np.ndarray, hall_x: tuple[float, float] | None) -
     if outline.prod() > 110:
         most = max(most, int(outline.prod() / 22))
     if hall_x is None:
-        rects = divided(whole, rng, most)
-        for _ in range(10):
+        for _ in range(20):
+            rects = divided(whole, rng, most)
             if len(rects) > 1:
                 break
-            rects = divided(whole, rng, most)
         return rects
     x0, x1 = hall_x
     rects = [np.array([[x0, -half[1]], [x1, half[1]]])]
@@ -167,9 +167,8 @@ def _climb(rng: Rng, plan: _Plan, lower: int, upper: int, turns: bool, side: flo
                 front[1, 1] = hole[0, 1]
             else:
                 front[0, 1] = hole[1, 1]
-            y = front[:, 1]
-            x = cell.floor[:, 0].mean()
-            cell.lane = np.array([[x, y[0] + min(0.6, np.ptp(y) / 2)], [x, y[1] - 0.6]])
+            y0, y1 = front[:, 1]
+            cell.lane[:, 1] = y0 + 0.6, y1 - 0.6
         else:
             free = (hole[1, 0], cell.floor[1, 0])
             if rotation[0, 0] < 0:

@@ -110,7 +110,7 @@ def _check_points(points: np.ndarray) -> None:
 
 
 def _unit(normals: np.ndarray) -> np.ndarray | None:
-    """(N, 3) float32 of length 1, 0 where there is no direction; None where there is none at all."""
+    """(N, 3) float32 of length 1, 0 where there is no direction; None where there are none."""
     with np.errstate(all="ignore"):
         length = np.linalg.norm(normals.astype(np.float64), axis=1)
         known = np.isfinite(length) & (length > 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _LIGHTS = (
     (2.6, 0.4, 0.3),
 )  # turn from the camera, height, strength
 _METHODS_ELEVATION = np.radians(62.0)  # the walls of generated rooms have outer faces
+_SLAB_M = 0.12  # below a floor, where a storey begins: less than any slab between two is thick
 
 _View = tuple[str, pv.PolyData, np.ndarray]  # title, surface or points, RGB of the vertices
 
@@ -248,3 +250,44 @@ def _light_and_look(
         light.focal_point = middle
         light.positional = False
         plotter.renderer.add_light(light)  # the plotter would light all views
+
+
+def picture_of_storeys(path: str | Path, room: Room, mesh: Mesh | None = None) -> None:
+    """Write a PNG of a building, its storeys side by side, from above: the truth, below the mesh.
+
+    Storeys are told apart by the heights at which the room's walk goes on.
+    """
+    rows = [] if mesh is None else [_storeys("reconstruction", room, _coloured(mesh))]
+    rows.append(_storeys("truth", room, _true_surface(room)))
+    _draw(Path(path), rows, None, _SIZE, _METHODS_ELEVATION)
+
+
+def _coloured(mesh: Mesh) -> tuple[pv.PolyData, np.ndarray]:
+    colours = np.where(mesh.observed[:, None], OBSERVED_RGB, PREDICTED_RGB).astype(np.uint8)
+    return _surface(mesh.vertices, mesh.triangles), colours
+
+
+def _storeys(title: str, room: Room, whole: tuple[pv.PolyData, np.ndarray]) -> list[_View]:
+    """A view per storey, each with its floor at the same height, so that one camera fits them."""
+    surface, colours = whole
+    surface.point_data["rgb"] = colours
+    ends = [z + room.T_map_room[2, 3] - _SLAB_M for z in _floors(room)] + [np.inf]
+    views: list[_View] = []
+    for number, (low, high) in enumerate(pairwise(ends), start=1):
+        storey = surface.clip("z", origin=(0, 0, low), invert=False)
+        if np.isfinite(high):
+            storey = storey.clip("z", origin=(0, 0, high))
+        storey.points[:, 2] -= low
+        name = f"{title}, storey {number}" if len(ends) > 2 else title
+        views.append((name, storey, np.asarray(storey.point_data["rgb"])))
+    return views
+
+
+def _floors(room: Room) -> list[float]:
+    """Heights in the room frame on which the walk goes for long, from below: no landings."""
+    steps = np.diff(room.route, axis=0)
+    flat = np.abs(steps[:, 2]) < 1e-6
+    heights = np.round(room.route[:-1, 2], 3)
+    length = np.linalg.norm(steps, axis=1) * flat
+    floors = [z for z in np.unique(heights) if length[heights == z].sum() > 0.1 * length.sum()]
+    return floors or [float(room.route[0, 2])]

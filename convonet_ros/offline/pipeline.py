@@ -7,11 +7,12 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from convonet_ros.config import Config, to_yaml, with_values
 from convonet_ros.datasets.recordings import Recording
@@ -22,7 +23,14 @@ from convonet_ros.mapping.occupancy import OccupancyGrid2D, OccupancyVolume
 from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropModel
-from convonet_ros.offline.files import merged, write_grid, write_mesh
+from convonet_ros.offline.files import (
+    OBSERVED_RGB,
+    PREDICTED_RGB,
+    merged,
+    write_grid,
+    write_mesh,
+)
+from convonet_ros.offline.surfaces import Surface, simplified
 from convonet_ros.sensors import points_from_depth
 from convonet_ros.storage import write_bytes
 
@@ -63,11 +71,50 @@ def map_recording(
     The window holds the whole recording where memory allows, else it rolls with the camera.
     Raises ValueError when no frame of the recording can be mapped.
     """
+    started = time.monotonic()
+    mapper, meshes, path, report = _mapped(recording, config, progress, network)
+    volume = mapper.occupancy()
+    grid = volume.project(config.grid.min_z_m, config.grid.max_z_m)
+    report["grid"] = _about_grid(grid)
+    _complete(report, started, merged(meshes.values()), len(meshes))
+    return OfflineMap(meshes, volume, grid, path, mapper.config, report)
+
+
+def mesh_of_recording(
+    recording: Recording, config: Config, progress: Progress = lambda what, done, total: None
+) -> tuple[Mesh, dict[str, Any]]:
+    """The mesh of all crops that `map_recording` makes, and its report, in less memory: without
+    occupancy and grid.
+    """
+    started = time.monotonic()
+    _, meshes, _, report = _mapped(recording, config, progress)  # here the map's memory is freed
+    whole = merged(meshes.values())
+    _complete(report, started, whole, len(meshes))
+    return whole, report
+
+
+def surface_of_map(mesh: Mesh, simplify_to: int | None = None) -> Surface:
+    """A mesh of the map as a surface in the colours of `write_mesh`; see `surfaces.simplified`."""
+    surface = Surface(mesh.vertices.astype(np.float64), mesh.triangles)
+    observed = mesh.observed
+    if simplify_to is not None and len(mesh.triangles) > simplify_to:
+        surface = simplified(surface, simplify_to)
+        observed = observed[cKDTree(mesh.vertices).query(surface.vertices)[1]]
+    colours = np.where(observed[:, None], OBSERVED_RGB, PREDICTED_RGB).astype(np.uint8)
+    return replace(surface, colours=colours)
+
+
+def _mapped(
+    recording: Recording,
+    config: Config,
+    progress: Progress,
+    network: CropModel | None = None,
+) -> tuple[Mapper, dict[CropIndex, Mesh], np.ndarray, dict[str, Any]]:
+    """The map after the whole recording, all meshes, the camera's path (N, 3) and a report."""
     loaded, about = (
         (network, {}) if network else zoo.load_crops(config.model.weights, config.model.config)
     )
     lattice = Lattice(loaded.voxel_m, loaded.crop_voxels, loaded.halo_voxels)
-    started = time.monotonic()
     config, middle = window_for(extent(recording, config, progress), config, lattice)
     mapper = Mapper(config, network)
     if middle is not None:
@@ -104,8 +151,6 @@ def map_recording(
         _collect(meshes, mapper.update(1.0), stages)
         progress("crops", total - mapper.waiting, total)
 
-    volume = mapper.occupancy()
-    grid = volume.project(config.grid.min_z_m, config.grid.max_z_m)
     report = {
         "recording": str(recording.folder),
         "frames": {
@@ -114,22 +159,16 @@ def map_recording(
             "skipped": dict(recording.skipped),
             "refused": refused,
         },
-        "seconds": {
-            "total": round(time.monotonic() - started, 3),
-            **{name: round(seconds, 3) for name, seconds in sorted(stages.items())},
-        },
+        "seconds": {name: round(seconds, 3) for name, seconds in sorted(stages.items())},
         "crops_inferred": mapper.inferred_total,
-        "mesh": _about_mesh(meshes),
-        "grid": _about_grid(grid),
         "window": {
             "crops": [config.map.window_xy_crops] * 2 + [config.map.window_z_crops],
             "rolling": middle is None,
         },
         "device": str(mapper.device),
         "weights": {"file": config.model.weights or "the package's", **about},
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    return OfflineMap(meshes, volume, grid, np.array(path), config, report)
+    return mapper, meshes, np.array(path), report
 
 
 def extent(recording: Recording, config: Config, progress: Progress) -> np.ndarray:
@@ -189,13 +228,19 @@ def _collect(meshes: dict[CropIndex, Mesh], update: MapUpdate, stages: dict[str,
         stages[name] = stages.get(name, 0.0) + update.stage_ms.get(name, 0.0) / 1000
 
 
-def _about_mesh(meshes: dict[CropIndex, Mesh]) -> dict[str, Any]:
-    whole = merged(meshes.values())
+def _complete(report: dict[str, Any], started: float, whole: Mesh, crops: int) -> None:
+    """Add to a report what is known in the end only."""
+    report["mesh"] = _about_mesh(whole, crops)
+    report["seconds"] = {"total": round(time.monotonic() - started, 3), **report["seconds"]}
+    report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _about_mesh(whole: Mesh, crops: int) -> dict[str, Any]:
     a, b, c = (whole.vertices[whole.triangles[:, i]] for i in range(3))
     area = 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
     observed = whole.observed[whole.triangles].all(axis=1)
     return {
-        "crops": len(meshes),
+        "crops": crops,
         "vertices": len(whole.vertices),
         "triangles": len(whole.triangles),
         "area_m2": round(float(area.sum()), 3),

@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -92,7 +93,12 @@ def answers(entry: Entry, jobs: Sequence[Job]) -> Iterator[Answer]:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         for job in jobs:
-            yield process.submit(_answer, entry, job).result()
+            try:
+                yield process.submit(_answer, entry, job).result()
+            except BrokenProcessPool as error:
+                raise MemoryError(
+                    f"{entry.name}: its process was ended, as happens for lack of memory"
+                ) from error
 
 
 def answer(method: Method, job: Job) -> Answer:

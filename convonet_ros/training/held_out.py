@@ -11,7 +11,6 @@ from convonet_ros.datasets.recordings import Frame
 
 _NEAR_M, _FAR_M = 0.3, 4.0  # of the depths that count
 _RIGHT_M, _WRONG_M = 0.05, 0.10
-_MIDDLE = 0.5  # a pixel's ray, as Open3D and the published figures of recordings take it
 
 
 def held_out_scores(
@@ -37,7 +36,7 @@ def held_out_scores(
         rays = np.empty((len(measured), 6), np.float32)
         rays[:, :3] = frame.T_map_camera[:3, 3]
         # With z = 1 in the camera, so that the length along the ray is depth.
-        x, y = (column + _MIDDLE - k.cx) / k.fx, (row + _MIDDLE - k.cy) / k.fy
+        x, y = (column - k.cx) / k.fx, (row - k.cy) / k.fy
         camera = np.stack([x, y, np.ones_like(x)], axis=1)
         rays[:, 3:] = camera @ frame.T_map_camera[:3, :3].T
         depth = np.full(len(rays), np.inf, np.float32)

@@ -13,9 +13,9 @@ from convonet_ros.training.calibrate import calibration_error
 from convonet_ros.training.entries import Answer
 from convonet_ros.training.reconstruction import ValueLattice
 from convonet_ros.training.trials import BAND_M, Truth
-from convonet_ros.training.true_surface import ClosestPlaces, TrueSurface, sampled
+from convonet_ros.training.true_surface import ClosestPlaces, TrueSurface, crossed, sampled
 
-SAMPLES = 100_000  # on the mesh
+SAMPLES = 60_000  # on the mesh
 _ASKED_M = 0.25  # from a seen point: true surface that is asked for
 _F_M = {"F at 2.5 cm": 0.025, "F at 5 cm": 0.05}
 _UNSEEN_M, _FOUND_M = 0.075, 0.05
@@ -42,7 +42,8 @@ def scores(
     both; F at ...: harmonic mean of the shares within that distance. normals: mean |cosine| between
     a sample's normal and that of the nearest place, both ways.
     unseen found: share of true surface 7.5 to 25 cm from every seen point with mesh within 5 cm.
-    false m2: mesh in observed free space, see `false_area`.
+    false m2: mesh in observed free space, see `false_area`. known: of the points within 0.3 m of a
+    seen one, the share with a probability; NaN for a method that has none.
     An empty mesh has no accuracy, completeness, Chamfer-L1 and normals (NaN) and an F of 0.
     """
     around = len(truth.around)
@@ -51,33 +52,45 @@ def scores(
         "IoU": _iou(answer.occupied[:around], truth.around_occupied),
         "IoU near": _iou(near, truth.near_occupied[truth.near_shallow]),
     }
-    rng = np.random.default_rng(seed)
+    found["known"] = math.nan
+    if answer.probability is not None:
+        found["known"] = float(np.isfinite(answer.probability[around:]).mean())
     corners = answer.vertices[answer.triangles].astype(np.float64)
-    areas = np.linalg.norm(_across(corners), axis=1) / 2
-    triangles, corners, area = answer.triangles[areas > 0], corners[areas > 0], float(areas.sum())
-    points, normals = sampled(corners, samples / area if area else 0.0, rng)
-    found["mesh m2"] = area
-    found["false m2"] = false_area(points, area, truth.evidence)
+    areas = np.linalg.norm(crossed(corners), axis=1) / 2
+    area = float(areas.sum())
+    rng = np.random.default_rng(seed)
+    points, normals = sampled(corners[areas > 0], samples / area if area else 0.0, rng)
+    found |= {"mesh m2": area, "false m2": false_area(points, area, truth.evidence)}
     reach, _ = cKDTree(truth.seen).query(points, distance_upper_bound=BAND_M)
-    points, normals = points[np.isfinite(reach)], normals[np.isfinite(reach)]
-    asked = truth.reach <= _ASKED_M
-    unseen = asked & (truth.reach > _UNSEEN_M)
-    if not len(points):
+    close = np.isfinite(reach)
+    if not close.any():
         empty = dict.fromkeys(("accuracy", "completeness", "Chamfer-L1", "normals"), math.nan)
         return found | empty | dict.fromkeys((*_F_M, "unseen found"), 0.0)
+    mesh = ClosestPlaces(answer.vertices, answer.triangles[areas > 0])
+    return found | _of_surface(mesh, points[close], normals[close], truth, surface)
+
+
+def _of_surface(
+    mesh: ClosestPlaces,
+    points: np.ndarray,
+    normals: np.ndarray,
+    truth: Truth,
+    surface: TrueSurface,
+) -> dict[str, float]:
+    """The figures of a mesh's surface, by the mesh and samples (N, 3) of it with normals."""
+    asked = truth.reach <= _ASKED_M
     to_truth, true_normals = surface.nearest(points, truth.surface, truth.normals)
-    to_mesh, _, mesh_normals = ClosestPlaces(answer.vertices, triangles).of(truth.surface[asked])
-    found["accuracy"], found["completeness"] = float(to_truth.mean()), float(to_mesh.mean())
+    to_mesh, _, mesh_normals = mesh.of(truth.surface[asked])
+    found = {"accuracy": float(to_truth.mean()), "completeness": float(to_mesh.mean())}
     found["Chamfer-L1"] = (found["accuracy"] + found["completeness"]) / 2
     for name, limit in _F_M.items():
         precision, recall = float((to_truth <= limit).mean()), float((to_mesh <= limit).mean())
         both = precision + recall
         found[name] = 2 * precision * recall / both if both else 0.0
-    found["normals"] = 0.5 * (
-        _alike(normals, true_normals) + _alike(mesh_normals, truth.normals[asked])
-    )
-    close = (to_mesh <= _FOUND_M)[unseen[asked]]
-    found["unseen found"] = float(close.mean()) if len(close) else math.nan
+    back = _alike(mesh_normals, truth.normals[asked])
+    found["normals"] = 0.5 * (_alike(normals, true_normals) + back)
+    unseen = to_mesh[truth.reach[asked] > _UNSEEN_M]
+    found["unseen found"] = float((unseen <= _FOUND_M).mean()) if len(unseen) else math.nan
     return found
 
 
@@ -132,11 +145,6 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     """Of the points occupied in a or b the share in both; NaN where there are none."""
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else math.nan
-
-
-def _across(corners: np.ndarray) -> np.ndarray:
-    """(F, 3) normals of triangles (F, 3, 3), twice as long as their area."""
-    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> float:

@@ -125,6 +125,11 @@ def _checked(
         for frames in (*USED, HELD_OUT):
             open_recording(folder, frames)
     for entry in entries:
+        if (entry.name in METHODS) == bool(entry.weights):
+            raise ValueError(
+                f"method {entry.name}: expected a name of {', '.join(METHODS)} without a "
+                f"checkpoint or another one with it, got {entry.weights or 'none'}"
+            )
         if entry.mapped:
             entry.method()
     return {e.name: METHODS.get(e.name, f"the map with {e.weights}") for e in entries}

@@ -85,7 +85,7 @@ def sampled(
     corners: np.ndarray, per_m2: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3) points uniform by area on triangles (F, 3, 3), so many per m2, and their normals."""
-    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    across = crossed(corners)
     twice = np.linalg.norm(across, axis=1)
     count = int(np.ceil(twice.sum() / 2 * per_m2))
     face = np.repeat(np.arange(len(corners)), _shared(twice, count, rng))
@@ -95,6 +95,11 @@ def sampled(
     a, b, c = corners[face].transpose(1, 0, 2)
     points = a + u[:, None] * (b - a) + v[:, None] * (c - a)
     return points, across[face] / twice[face, None]
+
+
+def crossed(corners: np.ndarray) -> np.ndarray:
+    """(F, 3) normals of triangles (F, 3, 3), twice as long as their area."""
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
 
 def _shared(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,244 @@
+"""A bare cloud of any size, z up and in metres, to a surface by the map's own network.
+
+Nobody knows from where the points were measured, so there are neither rays nor free space. Crops
+lie on the map's lattice. They are inferred layer by layer, across the cloud's longest side; a layer
+is meshed when the next one is there, and then dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+from convonet_ros.config import Config
+from convonet_ros.geometry import Lattice
+from convonet_ros.mapping.engine import Engine
+from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
+from convonet_ros.mapping.volume import CropIndex
+from convonet_ros.model import zoo
+from convonet_ros.model.features import BoxContent
+from convonet_ros.offline.clouds import Cloud
+from convonet_ros.offline.files import merged
+from convonet_ros.offline.pipeline import surface_of_map
+from convonet_ros.offline.surfaces import Surface
+
+_LEAST_M, _MOST_M = 0.5, 10_000.0  # along the longest side
+_MAX_CROPS = 10_000  # some 25 000 square metres of surface
+_FEWEST = 8  # points per crop, on average
+_SURE = 2  # points that make a voxel surely hit, as two scans do in the map
+_CHUNK = 4_000_000  # points that are averaged at a time
+_GPU_BATCH = 8
+
+
+def reconstruct_cloud(
+    cloud: Cloud,
+    config: Config,
+    simplify_to: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Surface:
+    """The surface of a cloud in metres with z up, in the cloud's own frame.
+
+    Its normals, if it has some, take the place of the directions to the sensor: they have to face
+    free space. The nearest points give the colours; without any, measured surface has one tone and
+    predicted surface another. progress: crops done, of how many.
+
+    Raises ValueError for weights that the map cannot use, and for a cloud that is too small, too
+    large or too thin to be one in metres.
+    """
+    network, about = zoo.load_crops(config.model.weights, config.model.config)
+    engine = Engine(network, config.model, float(about.get("temperature", 1.0)))
+    lattice = engine.lattice
+    low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
+    side_m = float((high - low).max())
+    if not _LEAST_M <= side_m <= _MOST_M:
+        raise ValueError(
+            f"cloud: expected metres, and a longest side of {_LEAST_M:g} to {_MOST_M:g}, got "
+            f"{side_m:.4g}; scale it, or give the --weights of a network of objects"
+        )
+    # float32 is for small numbers; whole crops, so that the lattice stays
+    base_m = np.rint((low + high) / 2 / lattice.crop_m) * lattice.crop_m
+    axis = int(np.argmax(high - low))
+    means = _averaged(cloud, base_m, axis, lattice)
+    crops = _crops_of(means, axis, round(config.model.completion_m / lattice.voxel_m), lattice)
+    if len(crops) > _MAX_CROPS:
+        raise ValueError(
+            f"cloud: expected at most {_MAX_CROPS} crops of {lattice.crop_m:g} m, got "
+            f"{len(crops)}; is its unit another than the metre?"
+        )
+    if len(cloud.points) < _FEWEST * len(crops):
+        raise ValueError(
+            f"cloud: expected at least {_FEWEST} points in a crop of {lattice.crop_m:g} m, got "
+            f"{len(cloud.points)} in {len(crops)}; is its unit another than the metre?"
+        )
+    batch = config.update.batch_crops or (1 if engine.device.type == "cpu" else _GPU_BATCH)
+    layers = ([*layer] for _, layer in groupby(crops, key=lambda crop: crop[axis]))
+    limit = config.map.max_points_per_cell
+    made = _meshes(engine, means, layers, axis, limit, batch, lambda n: progress(n, len(crops)))
+    found = surface_of_map(merged(made), simplify_to)
+    found = replace(found, vertices=found.vertices + base_m)
+    if cloud.colours is None or found.empty:
+        return found
+    nearest = cKDTree(cloud.points).query(found.vertices)[1]
+    return replace(found, colours=cloud.colours[nearest])
+
+
+# ---- points to boxes -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """The mean points of the sub-voxels that hold some, sorted along the axis of the layers.
+
+    sub: (S, 3) int32 sub-voxels of the lattice; offset: (S, 3) float32 mean place in the sub-voxel,
+    0 to 1; direction: (S, 3) float32 mean normal, 0 without; count: (S,) float32 points.
+    """
+
+    sub: np.ndarray
+    offset: np.ndarray
+    direction: np.ndarray
+    count: np.ndarray
+
+
+def _averaged(cloud: Cloud, base_m: np.ndarray, axis: int, lattice: Lattice) -> _Means:
+    """The mean points of a cloud, of which a part is taken at a time: memory follows surface."""
+    order = [axis, *(a for a in range(3) if a != axis)]
+    low = np.floor((cloud.points.min(axis=0) - base_m) / lattice.sub_m).astype(np.int64)
+    high = np.floor((cloud.points.max(axis=0) - base_m) / lattice.sub_m).astype(np.int64)
+    _, ny, nz = (high - low + 1)[order]
+    keys, sums = np.empty(0, np.int64), np.empty((0, 7))
+    for start in range(0, len(cloud.points), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        place = (cloud.points[part] - base_m) / lattice.sub_m  # N 3
+        sub = np.floor(place)
+        rows = np.zeros((len(place), 7))
+        rows[:, :3], rows[:, 6] = place - sub, 1
+        if cloud.normals is not None:
+            rows[:, 3:6] = cloud.normals[part]
+        x, y, z = (sub.astype(np.int64) - low)[:, order].T
+        keys, sums = _summed(np.append(keys, (x * ny + y) * nz + z), np.concatenate([sums, rows]))
+    sub = np.empty((len(keys), 3), np.int32)
+    sub[:, order] = np.stack([keys // (ny * nz), keys // nz % ny, keys % nz], axis=1)
+    mean = (sums[:, :6] / sums[:, 6:]).astype(np.float32)
+    return _Means(sub + low.astype(np.int32), mean[:, :3], mean[:, 3:], sums[:, 6].astype("f4"))
+
+
+def _summed(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) keys and (N, C) rows to the keys, each once and sorted, and the sums of their rows."""
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    first = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
+    return keys[first], np.add.reduceat(rows[order], first, axis=0)
+
+
+def _crops_of(means: _Means, axis: int, reach: int, lattice: Lattice) -> list[CropIndex]:
+    """The crops that hold a voxel within `reach` voxels of one with points, layer by layer."""
+    voxel = np.unique(means.sub // lattice.SUB, axis=0)
+    touched = [
+        (voxel + np.where(pick, reach, -reach)) // lattice.crop_voxels
+        for pick in np.ndindex(2, 2, 2)
+    ]
+    crops = np.unique(np.concatenate(touched), axis=0)
+    x, y, z = crops[np.argsort(crops[:, axis], kind="stable")].T.tolist()
+    return list(zip(x, y, z, strict=True))
+
+
+def _slab(means: _Means, axis: int, layer: int, lattice: Lattice) -> _Means:
+    """The mean points in the boxes of a layer of crops."""
+    first = layer * lattice.crop_voxels - lattice.halo_voxels
+    ends = np.array([first, first + lattice.box_voxels]) * lattice.SUB
+    part = slice(*np.searchsorted(means.sub[:, axis], ends))
+    return _Means(means.sub[part], means.offset[part], means.direction[part], means.count[part])
+
+
+def _box(means: _Means, crop: CropIndex, lattice: Lattice, limit: int) -> BoxContent:
+    """What the network sees of a crop; no voxel is known to be free."""
+    sub, n = lattice.SUB, lattice.box_voxels
+    low = (np.asarray(crop) * lattice.crop_voxels - lattice.halo_voxels) * sub
+    local = means.sub - low
+    inside = ((local >= 0) & (local < n * sub)).all(axis=1)
+    local, count = local[inside], means.count[inside]
+    # strictly inside of the sub-voxel, also after rounding to float32
+    points = (local + means.offset[inside].clip(0, 1 - 1 / 512)) / sub
+    hits = np.zeros((n, n, n), np.int64)
+    np.add.at(hits, tuple((local // sub).T), count.astype(np.int64))
+    visibility = np.where(hits >= _SURE, 2, np.where(hits > 0, 1, 0)).astype(np.int8)
+    weights = np.minimum(count / limit, 1)
+    arrays = (points.astype(np.float32), means.direction[inside], weights, visibility)
+    return BoxContent(*map(torch.from_numpy, arrays))
+
+
+# ---- boxes to meshes -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A crop's (m, m, m) logits, and which voxels in and just beyond it are close to points."""
+
+    logits: Tensor
+    observed: np.ndarray
+
+
+def _meshes(
+    engine: Engine,
+    means: _Means,
+    layers: Iterable[list[CropIndex]],
+    axis: int,
+    limit: int,
+    batch: int,
+    progress: Callable[[int], None],
+) -> Iterator[Mesh]:
+    """The meshes of all crops; two layers are kept at any time."""
+    before: dict[CropIndex, _Decoded] = {}
+    done = 0
+    for layer in layers:
+        decoded: dict[CropIndex, _Decoded] = {}
+        slab = _slab(means, axis, layer[0][axis], engine.lattice)
+        for start in range(0, len(layer), batch):
+            some = layer[start : start + batch]
+            boxes = [_box(slab, crop, engine.lattice, limit) for crop in some]
+            boxes = [_moved(box, engine.device) for box in boxes]
+            for crop, box, logits in zip(some, boxes, engine.infer(boxes), strict=True):
+                decoded[crop] = _Decoded(logits.cpu(), _observed(box, engine.lattice))
+            done += len(some)
+            progress(done)
+        for crop in before:
+            yield _mesh(crop, {**before, **decoded}, engine)
+        before = decoded
+    for crop in before:
+        yield _mesh(crop, before, engine)
+
+
+def _moved(box: BoxContent, device: torch.device) -> BoxContent:
+    parts = (box.points, box.directions, box.weights, box.visibility)
+    return BoxContent(*(part.to(device) for part in parts))
+
+
+def _observed(box: BoxContent, lattice: Lattice) -> np.ndarray:
+    """(k, k, k) bool: voxels of the crop and the next plane that hold points or touch such."""
+    near = slice(lattice.halo_voxels - 1, lattice.halo_voxels + lattice.crop_voxels + 2)
+    hit = (box.visibility[near, near, near] > 0)[None, None].float()
+    return (max_pool3d(hit, 3, 1)[0, 0] > 0).cpu().numpy()
+
+
+def _mesh(crop: CropIndex, decoded: dict[CropIndex, _Decoded], engine: Engine) -> Mesh:
+    """The mesh of a crop, which reaches to the first planes of the next crops."""
+    side = engine.lattice.crop_voxels * engine.lattice.SUB
+    values = np.full((side + 1,) * 3, np.nan, np.float32)
+    for offset in np.ndindex(2, 2, 2):
+        x, y, z = (int(c + o) for c, o in zip(crop, offset, strict=True))
+        if (x, y, z) in decoded:
+            target = tuple(slice(side, side + 1) if o else slice(0, side) for o in offset)
+            source = tuple(slice(0, 1) if o else slice(None) for o in offset)
+            values[target] = decoded[x, y, z].logits[source].float().numpy()
+    if not (values >= engine.threshold).any():
+        return no_mesh()
+    first = np.asarray(crop) * side
+    observed = decoded[crop].observed
+    return mesh_of_block(values, engine.threshold, first, engine.lattice.sub_m, observed)
