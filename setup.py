@@ -17,6 +17,7 @@ setup(
     packages=find_packages(include=["convonet_ros", "convonet_ros.*"]),
     package_data={"convonet_ros.model": ["weights/*.pt"]},
     install_requires=[
+        "manifold3d",
         "matplotlib",
         "numpy",
         "open3d",
@@ -29,7 +30,10 @@ setup(
         "tqdm",
         "trimesh",
     ],
-    extras_require={"dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"]},
+    extras_require={
+        "dev": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML"],
+        "meshes": ["pybullet; python_version < '3.12'"],  # only its models, for training data
+    },
     entry_points={
         "console_scripts": [
             "convonet = convonet_ros.cli:main",

@@ -39,38 +39,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     _configurable(command)
 
-    command = _command(group, "reconstruct", "reconstruct a cloud: an object, or a whole scene")
-    command.add_argument("source", type=Path, help="cloud, mesh or voxels")
+    command = _command(
+        group, "reconstruct", "reconstruct a recording, a cloud, an object or a whole scene"
+    )
+    command.add_argument(
+        "source", type=Path,
+        help="folder as 'convonet map' takes, cloud or mesh (z up, metres); with --weights also "
+        "clouds and meshes of any unit, and voxels",
+    )  # fmt: skip
     command.add_argument("-o", "--out", type=Path, required=True, help="mesh: .ply .obj .off .stl")
-    command.add_argument("--weights", type=Path, required=True, help="checkpoint")
+    command.add_argument("--weights", type=Path, help="checkpoint (default: the map's own)")
     command.add_argument(
         "--model", help="what an upstream checkpoint is: a name of 'convonet models' or its YAML"
     )
     command.add_argument(
+        "--threshold", type=float,
+        help="probability (default: that of the map, 0.2 for other networks)",
+    )  # fmt: skip
+    command.add_argument("--simplify", type=_positive, metavar="N", help="down to N triangles")
+    cube = command.add_argument_group("networks of the unit cube")
+    cube.add_argument(
         "--resolution", type=_positive, help="cells along the coarse lattice (default: 32)"
     )
-    command.add_argument(
-        "--steps", type=_natural, help="times it is halved (default: 2; sliding: 0)"
-    )
-    command.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
-    command.add_argument("--points", type=_positive, help="drawn (default: as in training)")
-    command.add_argument("--up", choices=("y", "z"), default="y", help="up axis (default: y)")
-    command.add_argument(
+    cube.add_argument("--steps", type=_natural, help="times it is halved (default: 2; sliding: 0)")
+    cube.add_argument("--points", type=_positive, help="drawn (default: as in training)")
+    cube.add_argument("--up", choices=("y", "z"), help="up axis (default: y)")
+    cube.add_argument(
         "--standing", action="store_true", help="the floor is the bottom, as rooms are trained"
     )
-    command.add_argument("--normals", action="store_true", help="estimate them by gradient")
-    command.add_argument("--refine", type=_natural, default=0, metavar="N", help="vertex steps")
-    command.add_argument("--simplify", type=_positive, metavar="N", help="down to N triangles")
-    command.add_argument("--seed", type=_natural, default=0, help="of what is drawn (default: 0)")
+    cube.add_argument("--normals", action="store_true", help="estimate them by gradient")
+    cube.add_argument("--refine", type=_natural, metavar="N", help="vertex steps (default: 0)")
+    cube.add_argument("--seed", type=_natural, help="of what is drawn (default: 0)")
+    cube.add_argument("--sliding", action="store_true", help="crop by crop, for scenes of any size")
+    cube.add_argument("--unit", type=float, help="sliding: side of a voxel (default: as trained)")
+    cube.add_argument(
+        "--query", type=_positive, help="sliding: voxels along a crop (default: as trained)"
+    )
+
+    command = _command(group, "simulate", "record a depth camera on a walk in a simulated building")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder for the recording")
+    command.add_argument("--seed", type=_natural, default=0, help="decides all (default: 0)")
     command.add_argument(
-        "--sliding", action="store_true", help="crop by crop, for scenes of any size"
+        "--frames", type=_positive, default=300, help="depth images (default: 300)"
     )
     command.add_argument(
-        "--unit", type=float, help="sliding: side of a voxel (default: as in training)"
+        "--kind", choices=("building", "room"), default="building", help="default: building"
     )
     command.add_argument(
-        "--query", type=_positive, help="sliding: voxels along a crop (default: as in training)"
-    )
+        "--size", type=_metres, nargs=3, metavar=("X", "Y", "Z"),
+        help="least extent of a building of two storeys inside (default: drawn)",
+    )  # fmt: skip
 
     command = _command(
         group, "evaluate", "compare networks on shapes, or methods on scans of rooms"
@@ -191,6 +209,16 @@ def _settable(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help=f"one {what}"
     )
+
+
+def _metres(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1000:
+        raise argparse.ArgumentTypeError(f"expected metres, got '{text}'")
+    return value
 
 
 def _positive(text: str) -> int:

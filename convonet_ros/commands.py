@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from convonet_ros.config import Config, load, to_yaml, with_values
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from convonet_ros.datasets.recordings import Recording
     from convonet_ros.training.distributed import Processes
     from convonet_ros.training.trainer import Trainer
 
@@ -30,26 +33,13 @@ _SEEDS_PER_SPLIT = 1_000_000
 def run_map(parsed: argparse.Namespace) -> None:
     config = _configuration(parsed)
     _writable(parsed.out)
-    from tqdm import tqdm
-
     from convonet_ros.datasets.recordings import open_recording
     from convonet_ros.offline.pipeline import map_recording, write_map
 
     recording = open_recording(parsed.folder, parsed.frames)
-    bars: dict[str, tqdm[Any]] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            bars[what] = tqdm(total=total, unit=what.removesuffix("s"), desc=what, leave=False)
-        bars[what].update(done - bars[what].n)
-
-    try:
+    with _bars() as progress:
         result = map_recording(recording, config, progress)
-    finally:
-        for bar in bars.values():
-            bar.close()
-    for image, why in recording.skipped.items():
-        print(f"convonet map: skipped {image}: {why}", file=sys.stderr)
+    _tell_skipped(recording, "map")
     write_map(parsed.out, result)
     report = result.report
     print(
@@ -62,37 +52,117 @@ def run_map(parsed: argparse.Namespace) -> None:
 def run_reconstruct(parsed: argparse.Namespace) -> None:
     from convonet_ros.model import zoo
     from convonet_ros.model.crops import CropNetwork
-    from convonet_ros.offline.clouds import Cloud, read_input
-    from convonet_ros.offline.objects import reconstruct
-    from convonet_ros.offline.surfaces import check_suffix, write_surface
+    from convonet_ros.offline.surfaces import check_suffix
 
     check_suffix(parsed.out)
     _writable(parsed.out.parent)
-    network, _ = zoo.load(parsed.weights, parsed.model)
+    if parsed.weights is None and parsed.model:
+        raise ValueError("--model: says what --weights are; give those too, or leave it out")
+    if parsed.source.is_dir():
+        _reconstruct_recording(parsed)
+        return
+    network, _ = zoo.load(parsed.weights or "", parsed.model)
     if isinstance(network, CropNetwork):
+        _reconstruct_cloud(parsed)
+    else:
+        _reconstruct_in_cube(parsed, network)
+
+
+def _reconstruct_recording(parsed: argparse.Namespace) -> None:
+    from convonet_ros.datasets.recordings import open_recording
+    from convonet_ros.offline.pipeline import mesh_of_recording, surface_of_map
+    from convonet_ros.offline.surfaces import write_surface
+
+    config = _config_of_map(parsed, "a recording")
+    recording = open_recording(parsed.source)
+    with _bars() as progress:
+        mesh, report = mesh_of_recording(recording, config, progress)
+    _tell_skipped(recording, "reconstruct")
+    surface = surface_of_map(mesh, parsed.simplify)
+    write_surface(parsed.out, surface)
+    about = report["mesh"]
+    print(
+        f"{report['frames']['mapped']} frames in {report['seconds']['total']:.1f} s and "
+        f"{report['peak_memory_mb']} MB: {about['crops']} crops, {about['area_m2']:.1f} m2, of "
+        f"which {about['observed_m2']:.1f} observed; "
+        f"{len(surface.triangles)} triangles: {parsed.out}"
+    )
+
+
+def _reconstruct_cloud(parsed: argparse.Namespace) -> None:
+    from convonet_ros.offline.clouds import Cloud
+    from convonet_ros.offline.layers import MESH_SAMPLES, reconstruct_cloud
+    from convonet_ros.offline.surfaces import write_surface
+
+    config = _config_of_map(parsed, "the map's network")
+    cloud = _source(parsed, MESH_SAMPLES)
+    if not isinstance(cloud, Cloud):
         raise ValueError(
-            f"--weights {parsed.weights}: expected a network of 'convonet models', got the map's; "
-            "use 'convonet map'"
+            f"{parsed.source}: expected a cloud or mesh for the map's network, got voxels; give "
+            "--weights of a network of voxels"
         )
-    source = read_input(parsed.source)
-    if isinstance(source, Cloud) and source.dropped:
-        print(f"convonet reconstruct: {source.dropped} points without a place", file=sys.stderr)
+    started = time.monotonic()
+    with _bars() as progress:
+        surface = reconstruct_cloud(
+            cloud, config, parsed.simplify, lambda done, total: progress("crops", done, total)
+        )
+    write_surface(parsed.out, surface)
+    print(
+        f"{len(cloud.points)} points {'without' if cloud.normals is None else 'with'} normals in "
+        f"{time.monotonic() - started:.1f} s: {len(surface.triangles)} triangles: {parsed.out}"
+    )
+
+
+def _config_of_map(parsed: argparse.Namespace, what: str) -> Config:
+    """The map's configuration; ValueError for options that have no meaning for it."""
+    foreign = ("resolution", "steps", "points", "standing", "normals", "refine", "seed")
+    for name in (*foreign, "sliding", "unit", "query"):
+        if getattr(parsed, name) not in (None, False):
+            raise ValueError(
+                f"--{name}: is for networks of 'convonet models' (--weights), not for {what}; "
+                "leave it out"
+            )
+    if parsed.up == "y":
+        raise ValueError(f"--up y: {what} has z up; turn the cloud, or leave it out")
+    values: dict[str, Any] = {}
+    if parsed.weights is not None:
+        values = {"model.weights": str(parsed.weights), "model.config": parsed.model or ""}
+    if parsed.threshold is not None:
+        values["model.threshold"] = parsed.threshold
+    return with_values(Config(), values)
+
+
+def _reconstruct_in_cube(parsed: argparse.Namespace, network: Any) -> None:
+    from convonet_ros.offline.objects import reconstruct
+    from convonet_ros.offline.surfaces import write_surface
+
+    threshold = 0.2 if parsed.threshold is None else parsed.threshold
+    source = _source(parsed)
     if parsed.sliding:
-        surface = _slide(parsed, network, source)
+        surface = _slide(parsed, network, source, threshold)
     else:
         surface = reconstruct(
             source, network, parsed.resolution or 32,
-            2 if parsed.steps is None else parsed.steps, parsed.threshold,
-            normals=parsed.normals, refine_steps=parsed.refine, simplify_to=parsed.simplify,
-            points=parsed.points, up=parsed.up, standing=parsed.standing, seed=parsed.seed,
+            2 if parsed.steps is None else parsed.steps, threshold,
+            normals=parsed.normals, refine_steps=parsed.refine or 0, simplify_to=parsed.simplify,
+            points=parsed.points, up=parsed.up or "y", standing=parsed.standing,
+            seed=parsed.seed or 0,
         )  # fmt: skip
     write_surface(parsed.out, surface)
     print(f"{len(surface.triangles)} triangles: {parsed.out}")
 
 
-def _slide(parsed: argparse.Namespace, network: Any, source: Any) -> Any:
-    from tqdm import tqdm
+def _source(parsed: argparse.Namespace, samples: int | None = None) -> Any:
+    """The cloud or the voxels that are to be reconstructed; samples: of a mesh."""
+    from convonet_ros.offline.clouds import Cloud, read_input
 
+    source = read_input(parsed.source) if samples is None else read_input(parsed.source, samples)
+    if isinstance(source, Cloud) and source.dropped:
+        print(f"convonet reconstruct: {source.dropped} points without a place", file=sys.stderr)
+    return source
+
+
+def _slide(parsed: argparse.Namespace, network: Any, source: Any, threshold: float) -> Any:
     from convonet_ros.offline.clouds import Cloud
     from convonet_ros.offline.tiles import reconstruct_scene
 
@@ -100,16 +170,34 @@ def _slide(parsed: argparse.Namespace, network: Any, source: Any) -> Any:
         raise ValueError(f"--sliding: expected a cloud, got voxels in {parsed.source}")
     if parsed.normals or parsed.refine:
         raise ValueError("--sliding: normals and refinement are for objects; leave them out")
-    with tqdm(unit="crop", leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bars() as progress:
         return reconstruct_scene(
             source, network, parsed.unit, parsed.query, parsed.resolution, parsed.steps or 0,
-            parsed.threshold, parsed.simplify, progress,
+            threshold, parsed.simplify, lambda done, total: progress("crops", done, total),
         )  # fmt: skip
+
+
+def run_simulate(parsed: argparse.Namespace) -> None:
+    from convonet_ros.datasets.buildings import make_building
+    from convonet_ros.datasets.drives import walk_camera, walk_frames, write_frames
+    from convonet_ros.datasets.rooms import make_room
+    from convonet_ros.offline.pictures import picture_of_storeys
+
+    if parsed.kind == "room":
+        if parsed.size is not None:
+            raise ValueError("--size: is for buildings; leave it out")
+        place = make_room(parsed.seed)
+    else:
+        place = make_building(parsed.seed, size=None if parsed.size is None else (*parsed.size,))
+    _writable(parsed.out)
+    frames = walk_frames(place, parsed.frames, walk_camera())
+    with _bars() as progress:
+        for done, _ in enumerate(write_frames(parsed.out, frames), start=1):
+            progress("frames", done, parsed.frames)
+    picture = parsed.out / "truth.png"
+    picture_of_storeys(picture, place)
+    size = " x ".join(f"{side:.1f}" for side in place.size)
+    print(f"{parsed.frames} frames of a {parsed.kind} of {size} m in {parsed.out}; it is {picture}")
 
 
 def run_evaluate(parsed: argparse.Namespace) -> None:
@@ -348,6 +436,30 @@ def run_bench(parsed: argparse.Namespace) -> None:
 
 def run_config(parsed: argparse.Namespace) -> None:
     sys.stdout.write(to_yaml(_configuration(parsed)))
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """What shows progress: of what ("frames"), done, of how many. A bar each."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[Any]] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=total, unit=what.removesuffix("s"), desc=what, leave=False)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _tell_skipped(recording: Recording, command: str) -> None:
+    for image, why in recording.skipped.items():
+        print(f"convonet {command}: skipped {image}: {why}", file=sys.stderr)
 
 
 def _writable(folder: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recorded import simulated, write_recording
 
 from convonet_ros.cli import main
 from convonet_ros.config import Config
@@ -307,6 +308,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for name in ("picture.png", "reliability.png"):
         with Image.open(tmp_path / name) as image:
             assert np.asarray(image.convert("L")).std() > 10
+
+
+def test_the_command_on_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_recording(tmp_path / "drive", simulated(3, 6, of=300))
+    how = ["--rooms", "0", "--methods", "tsdf", "--recording", str(folder)]
+    assert main(["evaluate", "-o", str(tmp_path / "out"), *how]) == 0
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["views"] == {}
+    rows = content["recordings"][str(folder)]
+    few, many = rows["0::10"]["tsdf"], rows["0::2"]["tsdf"]
+    assert 0.2 < few["recall"] < many["recall"] < 1
+    assert "| drive, from frames 0::2 | recall |" in capsys.readouterr().out
+    found = tsdf(open_recording(folder, "0::2"), CONFIG)
+    again = held_out_scores(found.vertices, found.triangles, open_recording(folder, "1::2"))
+    assert again["recall"] == pytest.approx(many["recall"], abs=1e-3)
+    assert [p.name for p in (tmp_path / "out").glob("*.png")] == []
 
 
 @pytest.mark.parametrize(

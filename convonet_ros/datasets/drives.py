@@ -12,6 +12,7 @@ from PIL import Image
 
 from convonet_ros.datasets.camera import DepthCamera
 from convonet_ros.datasets.noise import add_noise
+from convonet_ros.datasets.poses import look_along
 from convonet_ros.datasets.recordings import Frame
 from convonet_ros.datasets.rooms import Room
 from convonet_ros.datasets.walks import drive, walk
@@ -19,6 +20,9 @@ from convonet_ros.sensors import Intrinsics
 from convonet_ros.storage import write_bytes
 
 _MAX_RANGE_M = 4.5
+_LOOKS = 6  # views all around at a dead end of a walk
+_BACK = -0.5  # cosine of a turn from which on a walk goes back
+_PITCH = np.radians([-25.0, -5.0])  # of these views in turn
 
 
 def drive_camera(width: int = 320) -> Intrinsics:
@@ -36,9 +40,41 @@ def drive_frames(room: Room, n: int, intrinsics: Intrinsics) -> Iterator[Frame]:
     return _frames(room, drive(room, n), intrinsics)
 
 
+def walk_camera(width: int = 368) -> Intrinsics:
+    """The camera of the walks: 16 to 9, 87 degrees wide, as stereo cameras are."""
+    height = width * 9 // 16
+    focal = width / 2 / np.tan(np.radians(87.0) / 2)
+    return Intrinsics(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
 def walk_frames(room: Room, n: int, intrinsics: Intrinsics) -> Iterator[Frame]:
     """As `drive_frames`, on a walk through all rooms and storeys of a building."""
-    return _frames(room, walk(room, n), intrinsics)
+    return _frames(room, _walk_and_look(room, n), intrinsics)
+
+
+def _walk_and_look(room: Room, n: int) -> list[np.ndarray]:
+    """`n` poses (4, 4) of a walk that looks all around at dead ends, if views are left for that."""
+    poses = walk(room, n)
+    dead_ends = int((_turns(poses) < _BACK).sum())
+    left = n - dead_ends * _LOOKS
+    if left < n / 2 or not dead_ends:
+        return poses
+    poses = walk(room, left)
+    sharpest = np.argsort(_turns(poses), kind="stable")[:dead_ends] + 1
+    for end in sorted(sharpest.tolist(), reverse=True):
+        eye, ahead = poses[end][:3, 3], poses[end][:3, 2]
+        yaw = np.arctan2(ahead[1], ahead[0])
+        angles = yaw + 2 * np.pi * np.arange(1, _LOOKS + 1) / (_LOOKS + 1)
+        looks = [look_along(eye, a, _PITCH[k % len(_PITCH)]) for k, a in enumerate(angles)]
+        poses[end + 1 : end + 1] = looks
+    return poses
+
+
+def _turns(poses: list[np.ndarray]) -> np.ndarray:
+    """(P - 2,) cosine between the steps to and from each pose but the first and the last."""
+    steps = np.diff(np.stack(poses)[:, :3, 3], axis=0)
+    steps /= np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-9)
+    return (steps[1:] * steps[:-1]).sum(axis=1)
 
 
 def _frames(room: Room, poses: list[np.ndarray], intrinsics: Intrinsics) -> Iterator[Frame]:

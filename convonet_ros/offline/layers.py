@@ -29,6 +29,7 @@ from convonet_ros.offline.files import merged
 from convonet_ros.offline.pipeline import surface_of_map
 from convonet_ros.offline.surfaces import Surface
 
+MESH_SAMPLES = 2_000_000  # points to draw on a mesh, for a whole building too
 _LEAST_M, _MOST_M = 0.5, 10_000.0  # along the longest side
 _MAX_CROPS = 10_000  # some 25 000 square metres of surface
 _FEWEST = 8  # points per crop, on average

@@ -46,7 +46,10 @@ def tsdf(recording: Recording, config: Config) -> Reconstruction:
         scans += _fuse(grid, thinned(frame, config.scan.max_points), config)
     if not scans:
         return nothing()
-    mesh = grid.extract_triangle_mesh(_SEEN_ONCE)
+    try:
+        mesh = grid.extract_triangle_mesh(_SEEN_ONCE)
+    except RuntimeError:  # Open3D's word for no surface in any cell
+        return nothing()
     vertices = mesh.vertex.positions.numpy().astype(np.float32)
     triangles = mesh.triangle.indices.numpy().astype(np.int32)
     known: list[ValueLattice] = []  # built when somebody asks

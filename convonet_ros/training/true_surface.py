@@ -10,7 +10,7 @@ from convonet_ros.datasets.rooms import Room
 from convonet_ros.geometry import Lattice
 
 _PER_M2 = 1600  # samples, 2.5 cm apart
-_SIDE_M = 0.001  # from the surface to what is on its two sides
+_SIDE_M = 0.002  # from the surface to what is on its two sides; more than round meshes are off
 _PARTS = 4  # of a crop's side; so much around a crop belongs to it
 
 
