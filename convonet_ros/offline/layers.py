@@ -1,8 +1,10 @@
 """A bare cloud of any size, z up and in metres, to a surface by the map's own network.
 
-Nobody knows from where the points were measured, so there are neither rays nor free space. Crops
-lie on the map's lattice. They are inferred layer by layer, across the cloud's longest side; a layer
-is meshed when the next one is there, and then dropped.
+Nobody knows from where the points were measured. Normals stand in for that: they are taken as the
+directions to a sensor, whose rays have passed before the surface. Without normals there is neither.
+
+Crops lie on the map's lattice. They are inferred layer by layer, across the cloud's longest side; a
+layer is meshed when the next one is there, and then dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ MESH_SAMPLES = 2_000_000  # points to draw on a mesh, for a whole building too
 _LEAST_M, _MOST_M = 0.5, 10_000.0  # along the longest side
 _MAX_CROPS = 10_000  # some 25 000 square metres of surface
 _FEWEST = 8  # points per crop, on average
-_SURE = 2  # points that make a voxel surely hit, as two scans do in the map
+_SURE, _SURELY_FREE = 2, 4  # points and rays that leave no doubt, as so many scans in the map
+_STEP = 0.5  # of a ray, in voxels
+_HAS_NORMAL = 0.5  # length of a mean normal from which it is one
 _CHUNK = 4_000_000  # points that are averaged at a time
 _GPU_BATCH = 8
 
@@ -46,9 +50,9 @@ def reconstruct_cloud(
 ) -> Surface:
     """The surface of a cloud in metres with z up, in the cloud's own frame.
 
-    Its normals, if it has some, take the place of the directions to the sensor: they have to face
-    free space. The nearest points give the colours; without any, measured surface has one tone and
-    predicted surface another. progress: crops done, of how many.
+    Its normals, if it has some, have to face free space. The nearest points give the colours;
+    without any, measured surface has one tone and predicted surface another. progress: crops done,
+    of how many.
 
     Raises ValueError for weights that the map cannot use, and for a cloud that is too small, too
     large or too thin to be one in metres.
@@ -80,8 +84,8 @@ def reconstruct_cloud(
         )
     batch = config.update.batch_crops or (1 if engine.device.type == "cpu" else _GPU_BATCH)
     layers = ([*layer] for _, layer in groupby(crops, key=lambda crop: crop[axis]))
-    limit = config.map.max_points_per_cell
-    made = _meshes(engine, means, layers, axis, limit, batch, lambda n: progress(n, len(crops)))
+    boxes = _Boxes(lattice, config)
+    made = _meshes(engine, means, layers, axis, boxes, batch, lambda n: progress(n, len(crops)))
     found = surface_of_map(merged(made), simplify_to)
     found = replace(found, vertices=found.vertices + base_m)
     if cloud.colours is None or found.empty:
@@ -158,21 +162,57 @@ def _slab(means: _Means, axis: int, layer: int, lattice: Lattice) -> _Means:
     return _Means(means.sub[part], means.offset[part], means.direction[part], means.count[part])
 
 
-def _box(means: _Means, crop: CropIndex, lattice: Lattice, limit: int) -> BoxContent:
-    """What the network sees of a crop; no voxel is known to be free."""
-    sub, n = lattice.SUB, lattice.box_voxels
-    low = (np.asarray(crop) * lattice.crop_voxels - lattice.halo_voxels) * sub
-    local = means.sub - low
-    inside = ((local >= 0) & (local < n * sub)).all(axis=1)
-    local, count = local[inside], means.count[inside]
-    # strictly inside of the sub-voxel, also after rounding to float32
-    points = (local + means.offset[inside].clip(0, 1 - 1 / 512)) / sub
-    hits = np.zeros((n, n, n), np.int64)
-    np.add.at(hits, tuple((local // sub).T), count.astype(np.int64))
-    visibility = np.where(hits >= _SURE, 2, np.where(hits > 0, 1, 0)).astype(np.int8)
-    weights = np.minimum(count / limit, 1)
-    arrays = (points.astype(np.float32), means.direction[inside], weights, visibility)
-    return BoxContent(*map(torch.from_numpy, arrays))
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """What the network sees of crops, as the map's `Volume` has it."""
+
+    lattice: Lattice
+    config: Config
+
+    def of(self, means: _Means, crop: CropIndex) -> BoxContent:
+        """The content of a crop's box."""
+        sub, n = self.lattice.SUB, self.lattice.box_voxels
+        low = (np.asarray(crop) * self.lattice.crop_voxels - self.lattice.halo_voxels) * sub
+        local = means.sub - low
+        inside = ((local >= 0) & (local < n * sub)).all(axis=1)
+        local, count, direction = local[inside], means.count[inside], means.direction[inside]
+        # strictly inside of the sub-voxel, also after rounding to float32
+        points = (local + means.offset[inside].clip(0, 1 - 1 / 512)) / sub
+        hits = np.bincount(_flat(local // sub, n), count, n**3).reshape(n, n, n)
+        rays = self._passed(points, direction, hits > 0)
+        passed = np.where(rays >= _SURELY_FREE, -2, np.where(rays > 0, -1, 0))
+        seen = np.where(hits >= _SURE, 2, np.where(hits > 0, 1, passed))
+        weights = np.minimum(count / self.config.map.max_points_per_cell, 1)
+        arrays = (points.astype(np.float32), direction, weights, seen.astype(np.int8))
+        return BoxContent(*map(torch.from_numpy, arrays))
+
+    def _passed(self, points: np.ndarray, direction: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """(n, n, n) how many rays along the normals of (P, 3) points cross each voxel.
+
+        A ray begins the map's margin before its point, ends before the next hit voxel, and is no
+        longer than the halo: a crop's box holds the points of all rays that reach the crop.
+        """
+        n = len(hit)
+        length = np.linalg.norm(direction, axis=1)
+        has = length > _HAS_NORMAL
+        points, direction = points[has], direction[has] / length[has, None]
+        rays = np.zeros(n**3, np.int64)
+        before = np.full(len(points), -1)
+        first = self.config.scan.carve_margin_m / self.lattice.voxel_m + _STEP / 2
+        for distance in np.arange(first, self.lattice.halo_voxels, _STEP):
+            place = np.floor(points + distance * direction).astype(np.int64)
+            going = ((place >= 0) & (place < n)).all(axis=1)
+            cell = _flat(place.clip(0, n - 1), n)
+            going &= ~hit.ravel()[cell]
+            points, direction, cell = points[going], direction[going], cell[going]
+            rays += np.bincount(cell[cell != before[going]], minlength=n**3)
+            before = cell
+        return rays.reshape(n, n, n)
+
+
+def _flat(place: np.ndarray, n: int) -> np.ndarray:
+    """(N, 3) cells of a cube of n a side to (N,) places."""
+    return (place[:, 0] * n + place[:, 1]) * n + place[:, 2]
 
 
 # ---- boxes to meshes -----------------------------------------------------------------------------
@@ -191,7 +231,7 @@ def _meshes(
     means: _Means,
     layers: Iterable[list[CropIndex]],
     axis: int,
-    limit: int,
+    boxes: _Boxes,
     batch: int,
     progress: Callable[[int], None],
 ) -> Iterator[Mesh]:
@@ -203,9 +243,8 @@ def _meshes(
         slab = _slab(means, axis, layer[0][axis], engine.lattice)
         for start in range(0, len(layer), batch):
             some = layer[start : start + batch]
-            boxes = [_box(slab, crop, engine.lattice, limit) for crop in some]
-            boxes = [_moved(box, engine.device) for box in boxes]
-            for crop, box, logits in zip(some, boxes, engine.infer(boxes), strict=True):
+            content = [_moved(boxes.of(slab, crop), engine.device) for crop in some]
+            for crop, box, logits in zip(some, content, engine.infer(content), strict=True):
                 decoded[crop] = _Decoded(logits.cpu(), _observed(box, engine.lattice))
             done += len(some)
             progress(done)

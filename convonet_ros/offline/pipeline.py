@@ -120,6 +120,7 @@ def _mapped(
     if middle is not None:
         mapper.volume.hold(middle)
     meshes: dict[CropIndex, Mesh] = {}
+    left: dict[CropIndex, Mesh] = {}
     stages: dict[str, float] = {}
     refused: list[str] = []
     mapped, path = 0, []
@@ -131,7 +132,7 @@ def _mapped(
             updated_at = position
         # A rolling window is brought up to date before a crop with news can leave it.
         if updated_at is not None and np.abs(position - updated_at).max() > lattice.crop_m / 2:
-            _collect(meshes, mapper.update(math.inf), stages)
+            _collect(meshes, left, mapper.update(math.inf), stages)
             updated_at = position
         before = time.monotonic()
         try:
@@ -148,8 +149,10 @@ def _mapped(
     done = mapper.inferred_total
     total = done + mapper.waiting
     while mapper.waiting:
-        _collect(meshes, mapper.update(1.0), stages)
+        _collect(meshes, left, mapper.update(1.0), stages)
         progress("crops", total - mapper.waiting, total)
+    for crop, mesh in left.items():
+        meshes[crop] = _fuller(mesh, meshes.get(crop))
 
     report = {
         "recording": str(recording.folder),
@@ -215,10 +218,19 @@ def _window_bytes(xy: int, z: int, lattice: Lattice) -> float:
     return float(xy * side + halo) ** 2 * (z * side + halo) * _BYTES_PER_VOXEL
 
 
-def _collect(meshes: dict[CropIndex, Mesh], update: MapUpdate, stages: dict[str, float]) -> None:
-    """Take an update over; crops that left the window stay."""
+def _collect(
+    meshes: dict[CropIndex, Mesh],
+    left: dict[CropIndex, Mesh],
+    update: MapUpdate,
+    stages: dict[str, float],
+) -> None:
+    """Take an update over; the meshes of crops that left the window go to `left`."""
     if update.cleared:
         meshes.clear()
+        left.clear()
+    for crop in update.left:
+        if crop in meshes:
+            left[crop] = _fuller(meshes.pop(crop), left.get(crop))
     for crop, mesh in update.meshes.items():
         if mesh.empty:
             meshes.pop(crop, None)
@@ -226,6 +238,12 @@ def _collect(meshes: dict[CropIndex, Mesh], update: MapUpdate, stages: dict[str,
             meshes[crop] = mesh
     for name in ("infer", "mesh"):
         stages[name] = stages.get(name, 0.0) + update.stage_ms.get(name, 0.0) / 1000
+
+
+def _fuller(mesh: Mesh, other: Mesh | None) -> Mesh:
+    """That of two meshes of a crop with more observed surface: the window forgets a crop that it
+    leaves, and may see little of it when it comes back."""
+    return mesh if other is None or mesh.observed.sum() >= other.observed.sum() else other
 
 
 def _complete(report: dict[str, Any], started: float, whole: Mesh, crops: int) -> None:
