@@ -34,7 +34,7 @@ def test_help_is_fast() -> None:
     result = run("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0
-    for command in ("map", "rooms", "train", "config"):
+    for command in ("map", "reconstruct", "simulate", "rooms", "train", "config"):
         assert f"\n    {command} " in result.stdout
     # processor time: what a machine with nothing else to do needs
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
@@ -243,10 +243,66 @@ def test_wrong_files_are_one_sentence(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_the_map_network_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["reconstruct", str(cloud(tmp_path / "a.ply")), "--weights", str(zoo.SHIPPED)]
-    assert main([*command, "-o", str(tmp_path / "out.ply")]) == 1
-    assert "convonet map" in capsys.readouterr().err
+def test_a_cloud_in_metres_needs_no_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    normals = np.random.default_rng(0).normal(size=(20_000, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    np.savez(tmp_path / "ball.npz", points=0.4 * normals + [0.8, 7.2, 0.8], normals=normals)
+    for name, weights in (("a.ply", []), ("b.ply", ["--weights", str(zoo.SHIPPED)])):
+        out = tmp_path / name
+        command = ["reconstruct", str(tmp_path / "ball.npz"), "-o", str(out), *weights]
+        assert main([*command, "--up", "z"]) == 0
+        assert "20000 points with normals in" in capsys.readouterr().out
+    assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+    found = trimesh.load(tmp_path / "a.ply")
+    assert found.is_watertight
+    assert np.allclose(found.bounds, [[0.4, 6.8, 0.4], [1.2, 7.6, 1.2]], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--points", "100"], "--points: is for networks of 'convonet models' (--weights)"),
+        (["--resolution", "32"], "--resolution: is for networks"),
+        (["--steps", "1"], "--steps: is for networks"),
+        (["--refine", "30"], "--refine: is for networks"),
+        (["--seed", "1"], "--seed: is for networks"),
+        (["--unit", "0.1"], "--unit: is for networks"),
+        (["--query", "8"], "--query: is for networks"),
+        (["--normals"], "--normals: is for networks"),
+        (["--standing"], "--standing: is for networks"),
+        (["--sliding"], "--sliding: is for networks"),
+        (["--up", "y"], "has z up"),
+        (["--threshold", "2"], "model.threshold: expected 0.01 to 0.99"),
+        (["--model", "room_3plane"], "--model: says what --weights are"),
+        ([], "expected metres, and a longest side of 0.5 to 10000, got 0.1"),
+    ],
+)
+def test_what_the_map_network_cannot_do_is_told(
+    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.xyz").write_text("0 0 0\n0.1 0 0\n")
+    recording = write_recording(tmp_path / "recording", simulated(3, 1, width=64))
+    for source in (tmp_path / "small.xyz", recording):
+        if source == recording and not options:
+            continue
+        command = ["reconstruct", str(source), "-o", str(tmp_path / "out.ply"), *options]
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_voxels_need_a_network_of_voxels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.binvox").write_bytes(
+        b"#binvox 1\ndim 2 2 2\ntranslate 0 0 0\nscale 1\ndata\n\1\x08"
+    )
+    command = ["reconstruct", str(tmp_path / "a.binvox"), "-o", str(tmp_path / "out.ply")]
+    assert main(command) == 1
+    assert "give --weights of a network of voxels" in capsys.readouterr().err
 
 
 def test_models_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,43 @@ def test_clouds_of_other_tools_are_read(tmp_path: Path) -> None:
     assert read_cloud(tmp_path / "one.xyz").points.tolist() == [[1, 2, 3]]
 
 
+def test_normals_are_read_with_length_1(tmp_path: Path) -> None:
+    points = cloud_of(300)
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(300, 3))
+    colours = rng.integers(0, 256, (300, 3))
+    unit = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
+    cloud.normals = o3d.utility.Vector3dVector(normals)
+    for name in ("a.ply", "b.ply", "a.pcd"):
+        path = str(tmp_path / name)
+        assert o3d.io.write_point_cloud(path, cloud, write_ascii=name == "b.ply")
+    np.savez(tmp_path / "a.npz", points=points, normals=normals)
+    np.savetxt(tmp_path / "a.xyz", np.concatenate([points, unit], axis=1))
+    np.savetxt(tmp_path / "b.xyz", np.concatenate([points, colours, unit], axis=1))
+    np.savetxt(tmp_path / "c.xyz", np.concatenate([points, unit, colours], axis=1))
+    for name in ("a.ply", "b.ply", "a.pcd", "a.npz", "a.xyz", "b.xyz", "c.xyz"):
+        found = read_cloud(tmp_path / name)
+        assert found.normals is not None, name
+        assert found.normals.dtype == np.float32
+        np.testing.assert_allclose(found.normals, unit, atol=1e-4, err_msg=name)
+        assert (found.colours is not None) == (name in ("b.xyz", "c.xyz"))
+        if found.colours is not None:
+            np.testing.assert_array_equal(found.colours, colours)
+    # points that are left out take theirs along; none, infinite and zero ones are 0
+    points[3, 1], normals[4], normals[5, 0], normals[6, 2] = np.nan, 0, np.nan, np.inf
+    np.savez(tmp_path / "a.npz", points=points, normals=normals)
+    found = read_cloud(tmp_path / "a.npz")
+    assert found.normals is not None
+    assert not found.normals[3:6].any()
+    np.testing.assert_allclose(found.normals[6:], unit[7:], atol=1e-4)
+    # what fits nothing is none
+    np.savez(tmp_path / "a.npz", points=points, normals=normals[:-1])
+    assert read_cloud(tmp_path / "a.npz").normals is None
+    np.savez(tmp_path / "a.npz", points=points, normals=np.zeros_like(points))
+    assert read_cloud(tmp_path / "a.npz").normals is None
+
+
 def test_points_that_are_no_places_are_left_out(tmp_path: Path) -> None:
     points = cloud_of(10)
     points[3, 1], points[5, 0], points[7, 2] = np.nan, np.inf, 1e300
@@ -191,6 +228,10 @@ def test_surfaces_are_written_and_read_back(tmp_path: Path, suffix: str) -> None
     np.testing.assert_array_equal(cloud.points, again.points)
     assert cloud.points.shape == (100_000, 3)
     assert off_ball(cloud.points).max() < 0.02
+    assert cloud.normals is not None
+    outwards = cloud.points / np.linalg.norm(cloud.points, axis=1, keepdims=True)
+    assert (cloud.normals * outwards).sum(axis=1).min() > 0.8  # those of the triangles
+    assert len(read_cloud(path, 500).points) == 500
     octant = (cloud.points > 0).all(axis=1).mean()
     assert octant == pytest.approx(1 / 8, abs=0.005)
     if suffix in (".ply", ".obj"):

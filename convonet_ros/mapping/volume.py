@@ -25,6 +25,7 @@ _STEPS = 256  # a sub-voxel's mean point is kept to 1/256 of its side
 # One scan may add this share of max_points_per_cell to a sub-voxel, so that its mean spans
 # several scans and their pose errors.
 _SCANS_PER_MEAN = 8
+_ENOUGH = 8  # points that make a mean which the network takes for exact
 
 
 class Volume:
@@ -297,7 +298,7 @@ class Volume:
         offset, direction = _decode(rows[v, slot])
         sub = self.lattice.SUB
         corner = torch.stack([slot // sub**2, slot // sub % sub, slot % sub], dim=1)
-        weights = rows[v, slot, 6].float() / self._map.max_points_per_cell
+        weights = (rows[v, slot, 6].float() / _ENOUGH).clamp(max=1)
         return BoxContent(
             (corner + offset) / sub + voxel[v], direction, weights, self._visibility(evidence)
         )

@@ -144,14 +144,23 @@ def _summed(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _crops_of(means: _Means, axis: int, reach: int, lattice: Lattice) -> list[CropIndex]:
     """The crops that hold a voxel within `reach` voxels of one with points, layer by layer."""
-    voxel = np.unique(means.sub // lattice.SUB, axis=0)
+    voxel = _distinct(means.sub // lattice.SUB)
     touched = [
         (voxel + np.where(pick, reach, -reach)) // lattice.crop_voxels
         for pick in np.ndindex(2, 2, 2)
     ]
-    crops = np.unique(np.concatenate(touched), axis=0)
+    crops = _distinct(np.concatenate(touched))
     x, y, z = crops[np.argsort(crops[:, axis], kind="stable")].T.tolist()
     return list(zip(x, y, z, strict=True))
+
+
+def _distinct(cells: np.ndarray) -> np.ndarray:
+    """(N, 3) cells to (D, 3), each once, in the order of their axes."""
+    low = cells.min(axis=0)
+    _, ny, nz = (cells.max(axis=0) - low + 1).astype(np.int64)
+    x, y, z = (cells - low).astype(np.int64).T
+    keys = np.unique((x * ny + y) * nz + z)
+    return np.stack([keys // (ny * nz), keys // nz % ny, keys % nz], axis=1) + low
 
 
 def _slab(means: _Means, axis: int, layer: int, lattice: Lattice) -> _Means:
