@@ -68,9 +68,14 @@ class ModelConfig:
         "Arithmetic of the network; auto takes bfloat16 where the processor has it.",
         choices=("auto", "float32", "bfloat16"),
     )
-    threshold: float = knob(0.5, "Occupied from this probability on.", "", 0.01, 0.99)
+    threshold: float = knob(
+        0.33,
+        "Occupied from this probability on: 1 / (1 + k), where missing an obstacle is as bad as k "
+        "false ones.",
+        "", 0.01, 0.99,
+    )  # fmt: skip
     completion_m: float = knob(
-        0.25, "Surfaces are predicted up to this distance from a measured point.", "m", 0.0, 0.4
+        0.4, "Surfaces are predicted up to this distance from a measured point.", "m", 0.0, 0.4
     )
 
 

@@ -185,11 +185,24 @@ def test_colours(small: Config) -> None:
     assert tones is not None
     assert {tuple(tone) for tone in tones.tolist()} == {OBSERVED_RGB, PREDICTED_RGB}
     colours = np.where(cloud.points[:, :1] > 0, [250, 3, 4], [7, 8, 250]).astype(np.uint8)
-    tinted = reconstruct_cloud(Cloud(cloud.points, colours, cloud.normals), small, 3000)
-    assert tinted.colours is not None
-    assert len(tinted.triangles) <= 3000
+    tinted = reconstruct_cloud(replace(cloud, colours=colours), small)
     nearest = cKDTree(cloud.points).query(tinted.vertices)[1]
     np.testing.assert_array_equal(tinted.colours, colours[nearest])
+
+
+def test_fewer_triangles_keep_place_and_tones() -> None:
+    cloud = sphere()
+    assert cloud.normals is not None
+    upper = cloud.points[:, 2] > 0.6
+    cloud = Cloud(cloud.points[upper], None, cloud.normals[upper])
+    surface = reconstruct_cloud(cloud, Config(), simplify_to=2000)
+    assert 1500 < len(surface.triangles) <= 2000
+    assert surface.colours is not None
+    observed = (surface.colours == OBSERVED_RGB).all(axis=1)
+    predicted = (surface.colours == PREDICTED_RGB).all(axis=1)
+    assert (observed ^ predicted).all()
+    assert surface.vertices[observed, 2].min() > 0.45
+    assert surface.vertices[predicted, 2].max() < 0.65
 
 
 @pytest.mark.parametrize(

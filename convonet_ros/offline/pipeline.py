@@ -41,6 +41,7 @@ _MAX_BYTES = 3e9
 _MAX_CROPS = 64  # a side, the knobs' limit
 _ROLLING_Z_CROPS = 6
 _POINTS_OF_EXTENT = 5000  # of each frame
+_UPDATE_S = 5.0  # between two steps of the progress; each makes meshes anew that border on others
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _mapped(
     done = mapper.inferred_total
     total = done + mapper.waiting
     while mapper.waiting:
-        _collect(meshes, left, mapper.update(1.0), stages)
+        _collect(meshes, left, mapper.update(_UPDATE_S), stages)
         progress("crops", total - mapper.waiting, total)
     for crop, mesh in left.items():
         meshes[crop] = _fuller(mesh, meshes.get(crop))
