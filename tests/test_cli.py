@@ -35,7 +35,7 @@ def test_help_is_fast() -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0
     for command in ("map", "reconstruct", "simulate", "rooms", "train", "config"):
-        assert f"\n    {command} " in result.stdout
+        assert f"\n    {command}" in result.stdout
     # processor time: what a machine with nothing else to do needs
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 

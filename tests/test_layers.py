@@ -75,7 +75,7 @@ def test_a_sphere_is_closed_and_in_place() -> None:
     assert mesh.is_watertight
     assert mesh.volume > 0  # triangles are counter-clockwise seen from free space
     off = np.abs(np.linalg.norm(surface.vertices - 0.8, axis=1) - 0.4)
-    assert off.max() < 0.03
+    assert off.max() < 0.04  # below 0.5 the surface errs outwards
     assert off.mean() < 0.012
 
 
@@ -89,7 +89,7 @@ def test_a_box_far_from_the_origin_is_closed_and_in_place() -> None:
     assert mesh.volume > 0
     beyond = np.abs(surface.vertices - shift) - half
     outside = np.linalg.norm(beyond.clip(min=0), axis=1)
-    assert (outside - beyond.max(axis=1).clip(max=0)).max() < 0.03
+    assert (outside - beyond.max(axis=1).clip(max=0)).max() < 0.04
 
 
 @pytest.mark.parametrize(("axis", "sees"), [(0, True), (1, True), (2, False)])
@@ -131,7 +131,7 @@ def test_no_more_than_two_layers_are_kept(small: Config, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(layers, "_mesh", counting)
     points = np.random.default_rng(1).uniform([0.3, -4, 0.3], [1.3, 4, 1.3], (100, 3))
-    reconstruct_cloud(Cloud(points), small)
+    reconstruct_cloud(Cloud(points), with_values(small, {"model.completion_m": 0.25}))
     assert len(kept) == 6
     assert max(kept) == 2
 

@@ -144,5 +144,5 @@ def test_bad_checkpoints_give_one_sentence_and_run_nothing(
 def test_the_shipped_weights_say_where_they_come_from() -> None:
     network, about = zoo.load()
     assert zoo.SHIPPED.stat().st_size < 8_000_000
-    assert {"step", "val_iou", "minutes", "rooms", "train", "command"} <= about.keys()
+    assert {"step", "val_iou", "minutes", "rooms", "samples", "command"} <= about.keys()
     assert network.spec.box_voxels % 2 ** (network.spec.levels - 1) == 0

@@ -31,7 +31,7 @@ def driver() -> Iterator[Driver]:
 
 
 def offline_map(folder: Path, frames: str, weights: Path) -> OfflineMap:
-    config = with_values(Config(), {"model.weights": str(weights)})
+    config = with_values(Config(), {"model.weights": str(weights), "model.completion_m": 0.25})
     result = map_recording(open_recording(folder, frames), config)
     assert not result.report["window"]["rolling"]
     return result
@@ -47,6 +47,7 @@ def same_map(folder: Path, frames: str, tmp_path: Path, driver: Driver) -> None:
         "node",
         {
             "model.weights": str(weights),
+            "model.completion_m": 0.25,
             "map.window_xy_crops": window.window_xy_crops,
             "map.window_z_crops": window.window_z_crops,
             "node.queue_size": 100,

@@ -150,7 +150,9 @@ def test_rays_bind_ours_with_the_rule_and_only_then(furnished: tuple[Trial, Trut
     assert ruled.probability[free].max() <= 0.021
     known = np.isfinite(ruled.probability)
     assert not ruled.occupied[~known].any()
-    assert (ruled.occupied == (ruled.probability >= 0.5))[known & ~free].mean() > 0.999
+    assert (ruled.occupied == (ruled.probability >= job.config.model.threshold))[
+        known & ~free
+    ].mean() > 0.999
 
 
 @pytest.mark.parametrize("method", [tsdf, poisson, ray_cast])

@@ -15,7 +15,6 @@ import yaml
 
 from convonet_ros.cli import main
 from convonet_ros.datasets.generated import ShapeKind, write_shapes
-from convonet_ros.datasets.scenes import make_scene
 from convonet_ros.datasets.samples import (
     read_sample,
     samples_of_room,
@@ -23,6 +22,7 @@ from convonet_ros.datasets.samples import (
     views_of_samples,
     write_rooms,
 )
+from convonet_ros.datasets.scenes import make_scene
 from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork, CropSpec

@@ -66,9 +66,7 @@ def samples_of_room(seed: int, lattice: Lattice) -> list[Sample]:
     return samples
 
 
-def _crops_of(
-    volume: Volume, room: Room, views: int, rng: np.random.Generator
-) -> Iterator[Sample]:
+def _crops_of(volume: Volume, room: Room, views: int, rng: np.random.Generator) -> Iterator[Sample]:
     """Samples of some crops that hold points, wherever in the window."""
     lattice = volume.lattice
     crops = volume.crops()

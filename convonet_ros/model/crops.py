@@ -78,9 +78,7 @@ class CropSpec:
 
     def __post_init__(self) -> None:
         if self.visibility not in ("levels", "free", "none"):
-            raise ValueError(
-                f"visibility: expected levels, free or none, got {self.visibility!r}"
-            )
+            raise ValueError(f"visibility: expected levels, free or none, got {self.visibility!r}")
 
     @property
     def box_voxels(self) -> int:

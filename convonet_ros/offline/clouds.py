@@ -137,7 +137,7 @@ def _of_ply(part: Any) -> np.ndarray | None:
     """The (N, 3) normals of a .ply cloud, which trimesh reads and leaves aside."""
     rows = part.metadata.get("_ply_raw", {}).get("vertex", {}).get("data")
     try:
-        normals = np.stack([np.asarray(rows[name]) for name in ("nx", "ny", "nz")], axis=1)
+        normals = np.stack([np.ravel(rows[name]) for name in ("nx", "ny", "nz")], axis=1)
     except (KeyError, ValueError, TypeError):  # it has none
         return None
     return normals if normals.shape == part.vertices.shape else None

@@ -110,7 +110,8 @@ class RoomCrops:
             rng = np.random.default_rng([self.seed, step])
             wanted = np.flatnonzero(self.views >= self.fewest_views(step))
             chosen = wanted[rng.integers(0, len(wanted), self.batch)]
-            batch = [symmetric(read_sample(*self.samples[i], self.lattice), rng) for i in chosen]
+            read = [read_sample(*self.samples[i], lattice=self.lattice) for i in chosen]
+            batch = [symmetric(sample, rng) for sample in read]
             yield [blind(s) if rng.random() < _BLIND else s for s in batch]
             step += 1
 
