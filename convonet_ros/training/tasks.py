@@ -110,8 +110,8 @@ class RoomCrops:
             rng = np.random.default_rng([self.seed, step])
             wanted = np.flatnonzero(self.views >= self.fewest_views(step))
             chosen = wanted[rng.integers(0, len(wanted), self.batch)]
-            read = [read_sample(*self.samples[i], lattice=self.lattice) for i in chosen]
-            batch = [symmetric(sample, rng) for sample in read]
+            picked = [self.samples[i] for i in chosen.tolist()]
+            batch = [symmetric(read_sample(*where, self.lattice), rng) for where in picked]
             yield [blind(s) if rng.random() < _BLIND else s for s in batch]
             step += 1
 
