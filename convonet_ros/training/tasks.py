@@ -111,7 +111,7 @@ class RoomCrops:
             wanted = np.flatnonzero(self.views >= self.fewest_views(step))
             chosen = wanted[rng.integers(0, len(wanted), self.batch)]
             picked = [self.samples[i] for i in chosen.tolist()]
-            batch = [symmetric(read_sample(*where, self.lattice), rng) for where in picked]
+            batch = [symmetric(read_sample(path, i, self.lattice), rng) for path, i in picked]
             yield [blind(s) if rng.random() < _BLIND else s for s in batch]
             step += 1
 
