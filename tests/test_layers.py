@@ -102,7 +102,7 @@ def test_layers_equal_all_at_once(axis: int, sees: bool, small: Config) -> None:
     engine = Engine(zoo.load_crops(small.model.weights)[0], small.model)
     lattice = engine.lattice
     means = layers._averaged(cloud, np.zeros(3), 0, lattice)
-    crops = layers._crops_of(means, 0, 5, lattice)
+    crops = layers._crops_of(means, 0, lattice.halo_voxels, lattice)
     assert done == [(k, len(crops)) for k in range(1, len(crops) + 1)]
     boxes = layers._Boxes(lattice, small)
     decoded = {}
