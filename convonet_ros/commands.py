@@ -448,6 +448,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     def progress(what: str, done: int, total: int) -> None:
         if what not in bars:
             bars[what] = tqdm(total=total, unit=what.removesuffix("s"), desc=what, leave=False)
+        bars[what].total = total
         bars[what].update(done - bars[what].n)
 
     try:

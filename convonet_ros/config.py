@@ -52,7 +52,7 @@ class MapConfig:
         "", 1, 127,
     )  # fmt: skip
     max_points_per_cell: int = knob(
-        8, "A sub-voxel stops averaging after so many points.", "", 1, 255
+        32, "A sub-voxel stops averaging after so many points.", "", 1, 255
     )
 
 

@@ -33,7 +33,7 @@ def driver() -> Iterator[Driver]:
 def offline_map(folder: Path, frames: str, weights: Path) -> OfflineMap:
     config = with_values(Config(), {"model.weights": str(weights), "model.completion_m": 0.25})
     result = map_recording(open_recording(folder, frames), config)
-    assert not result.report["window"]["rolling"]
+    assert result.report["window"]["parts"] == 1
     return result
 
 

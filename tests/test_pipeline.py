@@ -1,4 +1,4 @@
-"""A recording through the mapper into files, in a window that holds it and in one that rolls."""
+"""A recording through the mapper into files, as a whole and in parts."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def whole(folder: Path, config: Config) -> OfflineMap:
 
 
 def test_the_window_holds_all_that_is_seen(folder: Path, whole: OfflineMap) -> None:
-    assert whole.report["window"]["rolling"] is False
+    assert whole.report["window"]["parts"] == 1
     assert whole.report["frames"] == {"chosen": 6, "mapped": 6, "skipped": {}, "refused": []}
     low = whole.volume.origin_m
     high = low + np.array(whole.volume.classes.shape) * whole.volume.resolution_m
@@ -99,10 +99,10 @@ def test_progress_reaches_its_ends(folder: Path, config: Config) -> None:
         assert done[-1] == totals[0]
 
 
-def test_a_rolling_window_keeps_the_meshes_that_left(
+def test_what_is_too_large_is_mapped_in_parts(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two rooms' worth of views 30 m apart, in a window that holds one of them."""
+    """Two rooms' worth of views 26 m apart, in a window that holds one of them."""
     near = simulated(3, 4)
     far = [type(f)(f.depth, f.intrinsics, f.T_map_camera.copy(), f.stamp_ns) for f in near]
     for frame in far:
@@ -110,15 +110,18 @@ def test_a_rolling_window_keeps_the_meshes_that_left(
     folder = write_recording(tmp_path / "recording", [*near, *far])
     monkeypatch.setattr(pipeline, "_MAX_BYTES", 4e8)
     both = map_recording(open_recording(folder), config)
-    assert both.report["window"]["rolling"] is True
-    assert both.report["frames"]["mapped"] == 8
+    assert both.report["window"]["parts"] > 1
+    assert both.report["frames"]["mapped"] == len(both.path) == 8
     crops = np.array(sorted(both.meshes))
     left, right = crops[crops[:, 0] < 8], crops[crops[:, 0] >= 8]
     assert len(left) > 5
-    # the same views, moved by whole crops, make the same crops
+    # the same views, moved by whole crops, make the same crops and the same cells
     np.testing.assert_array_equal(left + np.array([16, 0, 0]), right)
-    # and the window, which holds the second part, forgot the first
-    assert both.volume.origin_m[0] > 8 * Lattice().crop_m
+    apart = 16 * Lattice().crop_voxels
+    cells = both.grid.ternary
+    first, second = cells[:, : cells.shape[1] - apart], cells[:, apart:]
+    assert (first == 100).sum() > 100
+    assert (first == second).mean() > 0.999
 
 
 def test_window_for() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from recorded import simulated, write_network, write_recording
+from scipy.spatial import cKDTree
 
 from convonet_ros.cli import main
 from convonet_ros.config import Config, with_values
@@ -22,10 +24,11 @@ from convonet_ros.datasets.drives import (
 from convonet_ros.datasets.recordings import open_recording
 from convonet_ros.datasets.rooms import Room, make_room
 from convonet_ros.geometry import Lattice
+from convonet_ros.mapping.volume import Volume
 from convonet_ros.offline import pipeline
 from convonet_ros.offline.files import merged
 from convonet_ros.offline.pictures import picture_of_storeys
-from convonet_ros.offline.pipeline import map_recording, mesh_of_recording
+from convonet_ros.offline.pipeline import map_recording, mesh_of_recording, parts_for
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +151,55 @@ def test_a_mesh_needs_less_than_a_map_and_is_the_same(config: Config, tmp_path: 
     assert set(whole.report) - set(report) == {"grid"}
 
 
-def test_a_crop_that_the_window_comes_back_to_keeps_its_fuller_mesh(
+def test_parts_make_the_whole(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three views of a room, three of one 26 m away, and then the first view once more."""
-    near = simulated(3, 3, of=40)
-    far = [type(f)(f.depth, f.intrinsics, f.T_map_camera.copy(), f.stamp_ns) for f in near]
-    for frame in far:
-        frame.T_map_camera[0, 3] += 16 * Lattice().crop_m
-    monkeypatch.setattr(pipeline, "_MAX_BYTES", 4e8)
+    """Every crop has the mesh and every cell the class that it has when all is mapped at once."""
+    recording = open_recording(write_recording(tmp_path, simulated(3, 4)))
+    whole = map_recording(recording, config)
+    monkeypatch.setattr(pipeline, "_MAX_BYTES", 1.2e8)
+    seen: list[tuple[str, int, int]] = []
+    parts = map_recording(recording, config, lambda *step: seen.append(step))
+    assert parts.report["window"]["parts"] >= 4
+    assert parts.meshes.keys() == whole.meshes.keys()
+    for crop, mesh in whole.meshes.items():
+        # rounding to the places of a window differs
+        count = len(parts.meshes[crop].triangles)
+        assert count == pytest.approx(len(mesh.triangles), rel=0.02, abs=20), crop
+        lost = cKDTree(parts.meshes[crop].vertices).query(mesh.vertices)[0] > 0.02
+        assert lost.mean() < 0.01, crop
+    np.testing.assert_allclose(parts.path, whole.path)
+    first = np.rint((whole.grid.origin_m - parts.grid.origin_m) / 0.05).astype(int)[::-1]
+    rows, columns = whole.grid.ternary.shape
+    assert (first >= 0).all()
+    cells = parts.grid.ternary[first[0] : first[0] + rows, first[1] : first[1] + columns]
+    known = whole.grid.ternary != -1
+    known = known[: len(cells), : cells.shape[1]]
+    assert (cells == whole.grid.ternary[: len(cells), : cells.shape[1]])[known].mean() > 0.999
+    for what in ("scans", "crops"):
+        steps = [(done, total) for name, done, total in seen if name == what]
+        assert steps[-1][0] == steps[-1][1]
+        assert sorted(done for done, _ in steps) == [done for done, _ in steps]
 
-    def observed(name: str, frames: list) -> dict[tuple[int, int, int], int]:
-        recording = open_recording(write_recording(tmp_path / name, frames))
-        found = map_recording(recording, config)
-        assert found.report["window"]["rolling"] is True
-        return {c: int(m.observed.sum()) for c, m in found.meshes.items()}
 
-    once, again = observed("once", [*near, *far]), observed("again", [*near, *far, near[0]])
-    assert once.keys() <= again.keys()
-    assert all(again[crop] >= once[crop] for crop in once)
-    assert any(crop[0] < 8 for crop in once)
+def test_parts_share_a_layer_and_hold_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    lattice = Lattice()
+    for box in ([[-60, -8, -3], [63.0, 41, 14]], [[-3, -3, 0.1], [300, 3, 2]]):
+        sized, middles = parts_for(np.array(box, float), Config(), lattice)
+        window = np.array([sized.map.window_xy_crops] * 2 + [sized.map.window_z_crops])
+        held: set[tuple[int, int, int]] = set()
+        for middle in middles:
+            first = np.rint(middle / lattice.crop_m - window / 2).astype(int)
+            volume = Volume(lattice, sized.map, sized.scan, torch.device("meta"))
+            volume.hold(middle)
+            np.testing.assert_array_equal(volume.min_crop, first)
+            held |= {tuple((first + k).tolist()) for k in np.ndindex(*window)}
+        low, high = np.floor(np.array(box) / lattice.crop_m).astype(int)
+        assert {tuple((low + k).tolist()) for k in np.ndindex(*(high - low + 1))} <= held
+        # the last part that has a crop has its next ones too, if there are any
+        top = np.max(list(held), axis=0)
+        firsts = np.array([np.rint(m / lattice.crop_m - window / 2).astype(int) for m in middles])
+        for crop in held:
+            owners = firsts[((crop >= firsts) & (crop < firsts + window)).all(axis=1)]
+            inside = np.array(crop) < owners[-1] + window - 1
+            assert (inside | (np.array(crop) == top)).all()

@@ -22,7 +22,7 @@ from convonet_ros.storage import write_bytes
 _MAX_RANGE_M = 4.5
 _LOOKS = 6  # views all around at a dead end of a walk
 _BACK = -0.5  # cosine of a turn from which on a walk goes back
-_PITCH = np.radians([-25.0, -5.0])  # of these views in turn
+_PITCH = np.radians([-40.0, -10.0])  # of these views in turn: where one stands, and beyond
 
 
 def drive_camera(width: int = 320) -> Intrinsics:

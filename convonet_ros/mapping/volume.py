@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convonet_ros.config import MapConfig, ScanConfig
 from convonet_ros.geometry import Lattice
-from convonet_ros.model.features import BoxContent
+from convonet_ros.model.features import BoxContent, weights_of_means
 
 CropIndex = tuple[int, int, int]
 
@@ -25,7 +25,6 @@ _STEPS = 256  # a sub-voxel's mean point is kept to 1/256 of its side
 # One scan may add this share of max_points_per_cell to a sub-voxel, so that its mean spans
 # several scans and their pose errors.
 _SCANS_PER_MEAN = 8
-_ENOUGH = 8  # points that make a mean which the network takes for exact
 
 
 class Volume:
@@ -298,9 +297,11 @@ class Volume:
         offset, direction = _decode(rows[v, slot])
         sub = self.lattice.SUB
         corner = torch.stack([slot // sub**2, slot // sub % sub, slot % sub], dim=1)
-        weights = (rows[v, slot, 6].float() / _ENOUGH).clamp(max=1)
         return BoxContent(
-            (corner + offset) / sub + voxel[v], direction, weights, self._visibility(evidence)
+            (corner + offset) / sub + voxel[v],
+            direction,
+            weights_of_means(rows[v, slot, 6]),
+            self._visibility(evidence),
         )
 
 

@@ -111,13 +111,24 @@ def scene_side(voxels: float, levels: int, depth: int) -> int:
 # ---- boxes of the map --------------------------------------------------------------------------
 
 
+_ENOUGH = 32  # measurements that make a mean which the network takes for exact
+
+
+def weights_of_means(counts: Tensor) -> Tensor:
+    """(P,) numbers of measurements to (P,) float32 weights of their means, in (0, 1].
+
+    They grow as a mean's standard error falls.
+    """
+    return (counts.float() / _ENOUGH).clamp(max=1).sqrt()
+
+
 @dataclass(frozen=True, slots=True)
 class BoxContent:
     """The measured content of one crop's box of n voxels a side (crop and halo).
 
     points: (P, 3) float32 in voxels from the box's minimum corner, strictly inside voxels.
     directions: (P, 3) float32 mean unit direction from the point to the sensor, map axes.
-    weights: (P,) float32 in (0, 1], how many measurements a point is the mean of; 1 is enough.
+    weights: (P,) float32 in (0, 1], see `weights_of_means`.
     visibility: (n, n, n) int8, the evidence of rays: -2 surely free, -1 crossed, 0 unknown,
     1 hit, 2 surely hit. Voxels that are hit hold points, others do not.
     """

@@ -25,7 +25,7 @@ from convonet_ros.mapping.engine import Engine
 from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
 from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.model import zoo
-from convonet_ros.model.features import BoxContent
+from convonet_ros.model.features import BoxContent, weights_of_means
 from convonet_ros.offline.clouds import Cloud
 from convonet_ros.offline.files import merged
 from convonet_ros.offline.pipeline import surface_of_map
@@ -191,9 +191,10 @@ class _Boxes:
         rays = self._passed(points, direction, hits > 0)
         passed = np.where(rays >= _SURELY_FREE, -2, np.where(rays > 0, -1, 0))
         seen = np.where(hits >= _SURE, 2, np.where(hits > 0, 1, passed))
-        weights = np.minimum(count / self.config.map.max_points_per_cell, 1)
-        arrays = (points.astype(np.float32), direction, weights, seen.astype(np.int8))
-        return BoxContent(*map(torch.from_numpy, arrays))
+        weights = weights_of_means(torch.from_numpy(count))
+        arrays = (points.astype(np.float32), direction, seen.astype(np.int8))
+        position, towards, visibility = map(torch.from_numpy, arrays)
+        return BoxContent(position, towards, weights, visibility)
 
     def _passed(self, points: np.ndarray, direction: np.ndarray, hit: np.ndarray) -> np.ndarray:
         """(n, n, n) how many rays along the normals of (P, 3) points cross each voxel.

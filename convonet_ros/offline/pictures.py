@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ _LIGHTS = (
     (2.6, 0.4, 0.3),
 )  # turn from the camera, height, strength
 _METHODS_ELEVATION = np.radians(62.0)  # the walls of generated rooms have outer faces
-_SLAB_M = 0.12  # below a floor, where a storey begins: less than any slab between two is thick
+_STOREY = (800, 620)  # pixels
+_STOREY_M = (-0.12, 2.1)  # from its floor: below is a slab, above what hangs from the ceiling
 
 _View = tuple[str, pv.PolyData, np.ndarray]  # title, surface or points, RGB of the vertices
 
@@ -255,11 +255,11 @@ def _light_and_look(
 def picture_of_storeys(path: str | Path, room: Room, mesh: Mesh | None = None) -> None:
     """Write a PNG of a building, its storeys side by side, from above: the truth, below the mesh.
 
-    Storeys are told apart by the heights at which the room's walk goes on.
+    Storeys lie where the room's walk goes on, and are cut off below their ceilings.
     """
     rows = [] if mesh is None else [_storeys("reconstruction", room, _coloured(mesh))]
     rows.append(_storeys("truth", room, _true_surface(room)))
-    _draw(Path(path), rows, None, _SIZE, _METHODS_ELEVATION)
+    _draw(Path(path), rows, None, _STOREY, _METHODS_ELEVATION)
 
 
 def _coloured(mesh: Mesh) -> tuple[pv.PolyData, np.ndarray]:
@@ -271,14 +271,14 @@ def _storeys(title: str, room: Room, whole: tuple[pv.PolyData, np.ndarray]) -> l
     """A view per storey, each with its floor at the same height, so that one camera fits them."""
     surface, colours = whole
     surface.point_data["rgb"] = colours
-    ends = [z + room.T_map_room[2, 3] - _SLAB_M for z in _floors(room)] + [np.inf]
+    floors = _floors(room)
     views: list[_View] = []
-    for number, (low, high) in enumerate(pairwise(ends), start=1):
-        storey = surface.clip("z", origin=(0, 0, low), invert=False)
-        if np.isfinite(high):
-            storey = storey.clip("z", origin=(0, 0, high))
-        storey.points[:, 2] -= low
-        name = f"{title}, storey {number}" if len(ends) > 2 else title
+    for number, floor in enumerate(floors, start=1):
+        floor_map = floor + room.T_map_room[2, 3]
+        low, high = floor_map + np.array(_STOREY_M)
+        storey = surface.clip("z", origin=(0, 0, low), invert=False).clip("z", origin=(0, 0, high))
+        storey.points[:, 2] -= floor_map
+        name = f"{title}, storey {number}" if len(floors) > 1 else title
         views.append((name, storey, np.asarray(storey.point_data["rgb"])))
     return views
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import resource
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ Progress = Callable[[str, int, int], None]  # what ("frames", "scans", "crops"),
 _BYTES_PER_VOXEL = 75  # of the volume and the decoded lattice
 _MAX_BYTES = 3e9
 _MAX_CROPS = 64  # a side, the knobs' limit
-_ROLLING_Z_CROPS = 6
+_PART_Z_CROPS = 6  # of a part of a recording that is too large to be mapped as a whole
 _POINTS_OF_EXTENT = 5000  # of each frame
 _UPDATE_S = 5.0  # between two steps of the progress; each makes meshes anew that border on others
 
@@ -48,9 +47,9 @@ _UPDATE_S = 5.0  # between two steps of the progress; each makes meshes anew tha
 class OfflineMap:
     """What a recording became.
 
-    meshes: every crop's mesh, also of crops that left the window; volume, grid: occupancy of the
-    window (all of the recording unless report["window"]["rolling"]); path: (N, 3) positions of the
-    camera, map frame; config: the one used, with the window's size.
+    meshes: every crop's mesh; grid: all of the recording; volume: occupancy of the last part (all
+    of the recording where report["window"]["parts"] is 1); path: (N, 3) positions of the camera,
+    map frame; config: the one used, with the window's size.
     """
 
     meshes: dict[CropIndex, Mesh]
@@ -69,16 +68,22 @@ def map_recording(
 ) -> OfflineMap:
     """Map a recording. `network` None: the weights that the configuration names.
 
-    The window holds the whole recording where memory allows, else it rolls with the camera.
+    The window holds the whole recording where memory allows, else one part of it after the other.
     Raises ValueError when no frame of the recording can be mapped.
     """
     started = time.monotonic()
-    mapper, meshes, path, report = _mapped(recording, config, progress, network)
-    volume = mapper.occupancy()
-    grid = volume.project(config.grid.min_z_m, config.grid.max_z_m)
+    volumes: list[OccupancyVolume] = []
+    grids: list[OccupancyGrid2D] = []
+
+    def take(mapper: Mapper) -> None:
+        volumes[:] = [mapper.occupancy()]
+        grids.append(volumes[0].project(config.grid.min_z_m, config.grid.max_z_m))
+
+    sized, meshes, path, report = _mapped(recording, config, progress, network, take)
+    grid = _joined(grids)
     report["grid"] = _about_grid(grid)
     _complete(report, started, merged(meshes.values()), len(meshes))
-    return OfflineMap(meshes, volume, grid, path, mapper.config, report)
+    return OfflineMap(meshes, volumes[0], grid, path, sized, report)
 
 
 def mesh_of_recording(
@@ -110,69 +115,72 @@ def _mapped(
     config: Config,
     progress: Progress,
     network: CropModel | None = None,
-) -> tuple[Mapper, dict[CropIndex, Mesh], np.ndarray, dict[str, Any]]:
-    """The map after the whole recording, all meshes, the camera's path (N, 3) and a report."""
+    take: Callable[[Mapper], None] = lambda mapper: None,
+) -> tuple[Config, dict[CropIndex, Mesh], np.ndarray, dict[str, Any]]:
+    """The configuration used, all meshes, the camera's path (N, 3) and a report.
+
+    take: is given the map when a part of the recording is finished.
+    """
     loaded, about = (
         (network, {}) if network else zoo.load_crops(config.model.weights, config.model.config)
     )
     lattice = Lattice(loaded.voxel_m, loaded.crop_voxels, loaded.halo_voxels)
-    config, middle = window_for(extent(recording, config, progress), config, lattice)
+    boxes = _frame_boxes(recording, config, progress)
+    config, middles = parts_for(_around(boxes, config), config, lattice)
+    window = np.array([config.map.window_xy_crops] * 2 + [config.map.window_z_crops])
+    reach = window * lattice.crop_m / 2 + lattice.halo_voxels * lattice.voxel_m
+    parts = []
+    for middle in middles:
+        meets = (boxes[:, 1] >= middle - reach) & (boxes[:, 0] <= middle + reach)  # N 3
+        seen = np.asarray(meets.all(axis=1))
+        if seen.any():
+            parts.append((middle, seen))
+    scans, all_scans = 0, int(np.sum([seen for _, seen in parts]))
     mapper = Mapper(config, network)
-    if middle is not None:
-        mapper.volume.hold(middle)
     meshes: dict[CropIndex, Mesh] = {}
-    left: dict[CropIndex, Mesh] = {}
     stages: dict[str, float] = {}
-    refused: list[str] = []
-    mapped, path = 0, []
-    updated_at: np.ndarray | None = None
-
-    for scan in recording.scans(config):
-        position = scan.T_map_sensor[:3, 3]
-        if middle is None and updated_at is None:
-            updated_at = position
-        # A rolling window is brought up to date before a crop with news can leave it.
-        if updated_at is not None and np.abs(position - updated_at).max() > lattice.crop_m / 2:
-            _collect(meshes, left, mapper.update(math.inf), stages)
-            updated_at = position
-        before = time.monotonic()
-        try:
-            mapper.integrate(scan)
-        except ValueError as error:
-            refused.append(str(error))
-            continue
-        stages["integrate"] = stages.get("integrate", 0.0) + time.monotonic() - before
-        mapped += 1
-        path.append(position)
-        progress("scans", mapped, len(recording))
-    if not mapped:
-        raise ValueError(f"recording {recording.folder}: no frame can be mapped ({refused[0]})")
-    done = mapper.inferred_total
-    total = done + mapper.waiting
-    while mapper.waiting:
-        _collect(meshes, left, mapper.update(_UPDATE_S), stages)
-        progress("crops", total - mapper.waiting, total)
-    for crop, mesh in left.items():
-        meshes[crop] = _fuller(mesh, meshes.get(crop))
+    path: dict[int, np.ndarray] = {}
+    refused: dict[int, str] = {}
+    for part, (middle, seen) in enumerate(parts):
+        if part > 0:
+            mapper.reset()
+        mapper.volume.hold(middle)
+        for number, scan in enumerate(recording.scans(config)):
+            if not seen[number]:
+                continue
+            before = time.monotonic()
+            try:
+                mapper.integrate(scan)
+                path[number] = scan.T_map_sensor[:3, 3]
+            except ValueError as error:
+                refused[number] = str(error)
+            stages["integrate"] = stages.get("integrate", 0.0) + time.monotonic() - before
+            scans += 1
+            progress("scans", scans, all_scans)
+        total = mapper.inferred_total + mapper.waiting
+        while mapper.waiting:
+            _collect(meshes, mapper.update(_UPDATE_S), stages)
+            progress("crops", total - mapper.waiting, total)
+        take(mapper)
+    if not path:
+        why = next(iter(refused.values()))
+        raise ValueError(f"recording {recording.folder}: no frame can be mapped ({why})")
 
     report = {
         "recording": str(recording.folder),
         "frames": {
             "chosen": len(recording),
-            "mapped": mapped,
+            "mapped": len(path),
             "skipped": dict(recording.skipped),
-            "refused": refused,
+            "refused": list(refused.values()),
         },
         "seconds": {name: round(seconds, 3) for name, seconds in sorted(stages.items())},
         "crops_inferred": mapper.inferred_total,
-        "window": {
-            "crops": [config.map.window_xy_crops] * 2 + [config.map.window_z_crops],
-            "rolling": middle is None,
-        },
+        "window": {"crops": window.tolist(), "parts": len(parts)},
         "device": str(mapper.device),
         "weights": {"file": config.model.weights or "the package's", **about},
     }
-    return mapper, meshes, np.array(path), report
+    return config, meshes, np.array([path[number] for number in sorted(path)]), report
 
 
 def extent(recording: Recording, config: Config, progress: Progress) -> np.ndarray:
@@ -180,19 +188,55 @@ def extent(recording: Recording, config: Config, progress: Progress) -> np.ndarr
 
     Raises ValueError when no frame of the recording can be read.
     """
+    return _around(_frame_boxes(recording, config, progress), config)
+
+
+def _around(boxes: np.ndarray, config: Config) -> np.ndarray:
+    """(2, 3) the box of the boxes (N, 2, 3), and of what is predicted beside them."""
+    reach = config.model.completion_m
+    return np.stack([boxes[:, 0].min(axis=0) - reach, boxes[:, 1].max(axis=0) + reach])
+
+
+def _frame_boxes(recording: Recording, config: Config, progress: Progress) -> np.ndarray:
+    """(N, 2, 3) metres, map frame: of each frame that can be read, what it sees and sees through.
+
+    Raises ValueError when there is none.
+    """
     far = config.scan.max_range_m
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    boxes = []
     for done, frame in enumerate(recording, start=1):
         points = points_from_depth(frame.depth, frame.intrinsics, _POINTS_OF_EXTENT)
         distance = np.linalg.norm(points, axis=1, keepdims=True)
         points = points * np.minimum(1.0, far / distance)  # a ray is followed that far
         seen = transform(frame.T_map_camera, np.concatenate([points, np.zeros((1, 3))]))
-        low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
+        boxes.append([seen.min(axis=0), seen.max(axis=0)])
         progress("frames", done, len(recording))
-    if not np.isfinite(low).all():
+    if not boxes:
         why = next(iter(recording.skipped.values()))
         raise ValueError(f"recording {recording.folder}: no frame can be read ({why})")
-    return np.stack([low, high]) + np.array([[-1.0], [1.0]]) * config.model.completion_m
+    return np.array(boxes)
+
+
+def parts_for(box: np.ndarray, config: Config, lattice: Lattice) -> tuple[Config, list[np.ndarray]]:
+    """The configuration with a window that memory allows, and (3,) its middles, map frame, which
+    together hold a (2, 3) box.
+
+    Where there are several, neighbours share a layer of crops, for a mesh reaches into the next
+    crops. Of a shared crop the later part has all of these.
+    """
+    sized, middle = window_for(box, config, lattice)
+    if middle is not None:
+        return sized, [middle]
+    low, high = np.floor(box[0] / lattice.crop_m), np.ceil(box[1] / lattice.crop_m)
+    window = np.array([sized.map.window_xy_crops] * 2 + [sized.map.window_z_crops])
+    beyond = high - low - 1  # crops along each axis that a part does not share with the next one
+    counts = np.maximum(np.ceil(beyond / np.maximum(window - 1, 1)), 1).astype(np.int64)
+    step = np.ceil(beyond / counts)  # as small as so many parts allow
+    step[:2] = step[:2].max()
+    xy, _, z = (step + 1).astype(np.int64).tolist()
+    sized = with_values(config, {"map.window_xy_crops": xy, "map.window_z_crops": z})
+    firsts = [low + np.array(place) * step for place in np.ndindex(*counts.tolist())]
+    return sized, [(first + (step + 1) / 2) * lattice.crop_m for first in firsts]
 
 
 def window_for(
@@ -201,17 +245,17 @@ def window_for(
     """The configuration with a window for all of a (2, 3) box, and the window's middle.
 
     The middle is (3,) metres in the map frame; None where so large a window does not fit into
-    memory: then it has to roll, and is as large as memory allows.
+    memory: then it is as large as memory allows.
     """
     low, high = np.floor(box[0] / lattice.crop_m), np.ceil(box[1] / lattice.crop_m)
     xy, z = int((high - low)[:2].max()), int((high - low)[2])
-    rolls = max(xy, z) > _MAX_CROPS or _window_bytes(xy, z, lattice) > _MAX_BYTES
-    if rolls:
-        xy, z = min(xy, _MAX_CROPS), min(z, _ROLLING_Z_CROPS)
+    too_large = max(xy, z) > _MAX_CROPS or _window_bytes(xy, z, lattice) > _MAX_BYTES
+    if too_large:
+        xy, z = min(xy, _MAX_CROPS), min(z, _PART_Z_CROPS)
         while _window_bytes(xy, z, lattice) > _MAX_BYTES:
             xy -= 1
     sized = with_values(config, {"map.window_xy_crops": xy, "map.window_z_crops": z})
-    return sized, None if rolls else (low + np.array([xy, xy, z]) / 2) * lattice.crop_m
+    return sized, None if too_large else (low + np.array([xy, xy, z]) / 2) * lattice.crop_m
 
 
 def _window_bytes(xy: int, z: int, lattice: Lattice) -> float:
@@ -219,19 +263,7 @@ def _window_bytes(xy: int, z: int, lattice: Lattice) -> float:
     return float(xy * side + halo) ** 2 * (z * side + halo) * _BYTES_PER_VOXEL
 
 
-def _collect(
-    meshes: dict[CropIndex, Mesh],
-    left: dict[CropIndex, Mesh],
-    update: MapUpdate,
-    stages: dict[str, float],
-) -> None:
-    """Take an update over; the meshes of crops that left the window go to `left`."""
-    if update.cleared:
-        meshes.clear()
-        left.clear()
-    for crop in update.left:
-        if crop in meshes:
-            left[crop] = _fuller(meshes.pop(crop), left.get(crop))
+def _collect(meshes: dict[CropIndex, Mesh], update: MapUpdate, stages: dict[str, float]) -> None:
     for crop, mesh in update.meshes.items():
         if mesh.empty:
             meshes.pop(crop, None)
@@ -241,10 +273,19 @@ def _collect(
         stages[name] = stages.get(name, 0.0) + update.stage_ms.get(name, 0.0) / 1000
 
 
-def _fuller(mesh: Mesh, other: Mesh | None) -> Mesh:
-    """That of two meshes of a crop with more observed surface: the window forgets a crop that it
-    leaves, and may see little of it when it comes back."""
-    return mesh if other is None or mesh.observed.sum() >= other.observed.sum() else other
+def _joined(grids: list[OccupancyGrid2D]) -> OccupancyGrid2D:
+    """One grid of those of all parts: a cell is occupied where it is in one of them, then free."""
+    step, stamp_ns = grids[0].resolution_m, max(grid.stamp_ns for grid in grids)
+    origins = np.stack([grid.origin_m for grid in grids])
+    firsts = np.rint((origins - origins.min(axis=0)) / step).astype(np.int64)  # columns, rows
+    shape = np.max([f[::-1] + g.ternary.shape for f, g in zip(firsts, grids, strict=True)], axis=0)
+    ternary, probability = np.full(shape, -1, np.int8), np.full(shape, -1, np.int8)
+    for (column, row), grid in zip(firsts, grids, strict=True):
+        rows, columns = grid.ternary.shape
+        place = slice(row, row + rows), slice(column, column + columns)
+        ternary[place] = np.maximum(ternary[place], grid.ternary)
+        probability[place] = np.maximum(probability[place], grid.probability)
+    return OccupancyGrid2D(origins.min(axis=0), step, ternary, probability, stamp_ns)
 
 
 def _complete(report: dict[str, Any], started: float, whole: Mesh, crops: int) -> None:
