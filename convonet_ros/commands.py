@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from convonet_ros.datasets.recordings import Recording
+    from convonet_ros.model.crops import CropSpec
     from convonet_ros.training.distributed import Processes
     from convonet_ros.training.trainer import Trainer
 
@@ -298,8 +299,8 @@ def run_rooms(parsed: argparse.Namespace) -> None:
     _writable(parsed.out)
     from tqdm import tqdm
 
-    from convonet_ros.datasets.rooms import make_room
     from convonet_ros.datasets.samples import write_rooms
+    from convonet_ros.datasets.scenes import make_scene
     from convonet_ros.geometry import Lattice
     from convonet_ros.model.crops import CropSpec
     from convonet_ros.offline.pictures import picture_of_room
@@ -311,7 +312,7 @@ def run_rooms(parsed: argparse.Namespace) -> None:
     for _ in tqdm(written, total=len(seeds), unit="room"):
         pass
     picture = parsed.out / "room.png"
-    picture_of_room(picture, make_room(parsed.seed))
+    picture_of_room(picture, make_scene(parsed.seed))
     print(f"{len(seeds)} rooms in {parsed.out}; the first one: {picture}")
 
 
@@ -358,9 +359,9 @@ def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
     import torch
 
     from convonet_ros.model import zoo
-    from convonet_ros.model.crops import CropNetwork, CropSpec
+    from convonet_ros.model.crops import CropNetwork
     from convonet_ros.training.fine_tuning import start_from
-    from convonet_ros.training.tasks import RoomCrops, ShapeFolder, Task
+    from convonet_ros.training.tasks import EASY_SHARE, RoomCrops, ShapeFolder, Task
     from convonet_ros.training.trainer import TrainConfig, Trainer
 
     config = None if parsed.model == CROP else _model_config(parsed)
@@ -401,8 +402,9 @@ def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
     torch.manual_seed(seed)
     task: Task
     if config is None or parsed.validation:
-        network = CropNetwork(CropSpec()) if config is None else zoo.from_upstream(config)
-        task = RoomCrops(data, parsed.validation, network, batch, seed, defaults.steps)
+        network = CropNetwork(_crop_spec(parsed)) if config is None else zoo.from_upstream(config)
+        easy_steps = 0 if parsed.init else round(EASY_SHARE * defaults.steps)
+        task = RoomCrops(data, parsed.validation, network, batch, seed, easy_steps)
     else:
         task = ShapeFolder(data, config, batch, seed)
 
@@ -494,6 +496,20 @@ def _settings(parsed: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             yield name.strip(), yaml.safe_load(text)
         except yaml.YAMLError:
             yield name.strip(), text
+
+
+def _crop_spec(parsed: argparse.Namespace) -> CropSpec:
+    """The map's own network, with every --set put in place."""
+    from convonet_ros.model.crops import CropSpec
+
+    known = {field.name: type(field.default) for field in fields(CropSpec)}
+    given = dict(_settings(parsed))
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"--set {name}: expected one of {', '.join(known)}")
+        if type(value) is not known[name]:
+            raise ValueError(f"--set {name}: expected {known[name].__name__}, got {value!r}")
+    return CropSpec(**given)
 
 
 def _model_config(parsed: argparse.Namespace) -> dict[str, Any]:

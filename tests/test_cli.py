@@ -17,6 +17,7 @@ from recorded import simulated, write_network, write_recording
 from convonet_ros.cli import main
 from convonet_ros.config import Config, load, to_yaml, with_values
 from convonet_ros.model import zoo
+from convonet_ros.model.crops import CropNetwork, CropSpec
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,6 +64,9 @@ def test_config_prints_what_load_reads(tmp_path: Path, capsys: pytest.CaptureFix
     assert load(tmp_path / "all.yaml") == with_values(Config(), values)
 
 
+TRAIN = ("train", "--data", "/nowhere", "--validation", "/nowhere")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -72,9 +76,11 @@ def test_config_prints_what_load_reads(tmp_path: Path, capsys: pytest.CaptureFix
         (["map", "/nowhere", "--set", "scan.max_range_m=x"], "scan.max_range_m: expected a float"),
         (["map", "/nowhere", "--set", "nonsense"], "--set: expected NAME=VALUE"),
         (["map", "/nowhere", "--frames", "2"], "recording /nowhere"),
-        (["train", "--data", "/nowhere", "--validation", "/nowhere"], "expected room-*.npz"),
+        (TRAIN, "expected room-*.npz"),
         (["train"], "--data, --validation"),
         (["train", "--model", "room_4plane"], "room_3plane"),
+        ([*TRAIN, "--set", "direction=false"], "--set direction: expected one of voxel_m"),
+        ([*TRAIN, "--set", "directions=0"], "--set directions: expected bool, got 0"),
         (["evaluate", "/nowhere", "--weights", "x"], "expected NAME=FILE"),
     ],
 )
@@ -135,8 +141,13 @@ def test_rooms_and_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (data / "room.png").stat().st_size > 10_000
     out = tmp_path / "run"
     command = ["train", "--data", str(data), "--validation", str(data), "-o", str(out)]
-    assert main([*command, "--steps", "1", "--batch", "1"]) == 0
+    blinded = ["--set", "directions=false", "--set", "maps=8"]
+    assert main([*command, "--steps", "1", "--batch", "1", *blinded]) == 0
     assert "validation IoU" in capsys.readouterr().out
+    network, about = zoo.load(out / "best.pt")
+    assert isinstance(network, CropNetwork)
+    assert network.spec == CropSpec(directions=False, maps=8)
+    assert "--set directions=false" in about["command"]
     assert {"last.pt", "log.csv", "curves.png"} <= {path.name for path in out.iterdir()}
 
 

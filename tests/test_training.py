@@ -130,7 +130,7 @@ def test_shares_make_up_the_batch(world: int, data: tuple[Path, Path], shapes: P
 
 def crops(data: tuple[Path, Path], batch: int) -> RoomCrops:
     torch.manual_seed(0)
-    return RoomCrops(*map(str, data), CropNetwork(SPEC), batch, seed=0, steps=60)
+    return RoomCrops(*map(str, data), CropNetwork(SPEC), batch, seed=0, easy_steps=12)
 
 
 def test_some_steps_lower_the_loss_and_lift_the_iou(

@@ -29,7 +29,8 @@ from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.zoo import from_upstream
 
 _BLIND = 0.06  # share of samples that are clouds without sensors
-_EASY_VIEWS, _EASY_SHARE = 10, 0.2  # the curriculum: at first, and until which share of the steps
+_EASY_VIEWS = 10  # the curriculum begins with crops of so many
+EASY_SHARE = 0.2  # of all steps, the curriculum of a training from scratch
 _POINTS = 8192  # of a box, for networks of the unit cube
 _VALIDATION_SHAPES = 48
 
@@ -58,15 +59,15 @@ class RoomCrops:
     """A network of the map on samples of `convonet rooms`, see `datasets.samples`.
 
     network: the crop network, or one of the unit cube, whose cube is then the box of a crop.
-    steps: how long the training is planned, for the curriculum: it begins with crops that many
-    views saw and takes up those of fewer views one after another (Bengio et al., 2009).
+    easy_steps: of the curriculum: it begins with crops that many views saw and takes up those of
+    fewer views one after another (Bengio et al., 2009).
     """
 
     network: CropNetwork | OccupancyNetwork
 
     def __init__(
         self, data: str, validation: str, network: CropNetwork | OccupancyNetwork, batch: int,
-        seed: int, steps: int,
+        seed: int, easy_steps: int,
     ) -> None:  # fmt: skip
         """Raises ValueError for folders without samples and networks that the map cannot use."""
         if isinstance(network, OccupancyNetwork):
@@ -92,7 +93,7 @@ class RoomCrops:
             (path, i) for path, v in zip(rooms, views, strict=True) for i in range(len(v))
         ]
         self.views = np.concatenate(views)
-        self.batch, self.seed, self.steps = batch, seed, steps
+        self.batch, self.seed, self.easy_steps = batch, seed, easy_steps
         self.about = {"rooms": len(rooms), "samples": len(self.samples)}
         found = [
             read_sample(path, i, self.lattice)
@@ -118,7 +119,7 @@ class RoomCrops:
     def fewest_views(self, step: int) -> int:
         """The views that a crop has at least at a step."""
         most = min(_EASY_VIEWS, int(self.views.max()))
-        return max(1, round(most * (1 - step / (_EASY_SHARE * self.steps))))
+        return max(1, round(most * (1 - step / max(1, self.easy_steps))))
 
     def share(self, batch: list[Sample], rank: int, world: int) -> list[Sample]:
         """What one of several processes takes of a batch."""
