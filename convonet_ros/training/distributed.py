@@ -10,6 +10,10 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+
+# Its functions keep the group that exists when they are imported, which an optimizer's first step
+# does: then the group outlives its end, and its threads abort the process as Python finalizes.
+import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
