@@ -179,9 +179,9 @@ def _slide(parsed: argparse.Namespace, network: Any, source: Any, threshold: flo
 
 
 def run_simulate(parsed: argparse.Namespace) -> None:
-    from convonet_ros.datasets.buildings import make_building
-    from convonet_ros.datasets.drives import walk_camera, walk_frames, write_frames
-    from convonet_ros.datasets.rooms import make_room
+    from convonet_ros.datasets.sensing.drives import walk_camera, walk_frames, write_frames
+    from convonet_ros.datasets.world.buildings import make_building
+    from convonet_ros.datasets.world.rooms import make_room
     from convonet_ros.offline.pictures import picture_of_storeys
 
     if parsed.kind == "room":
@@ -218,9 +218,9 @@ def run_evaluate(parsed: argparse.Namespace) -> None:
 def _evaluate_shapes(parsed: argparse.Namespace, checkpoints: dict[str, str]) -> None:
     from tqdm import tqdm
 
+    from convonet_ros.evaluation.shapes import evaluate_folder, picture_of_networks
     from convonet_ros.model import zoo
     from convonet_ros.model.network import OccupancyNetwork
-    from convonet_ros.training.evaluate import evaluate_folder, picture_of_networks
 
     networks: dict[str, tuple[OccupancyNetwork, dict[str, Any]]] = {}
     for name, path in checkpoints.items():
@@ -248,8 +248,8 @@ def _evaluate_shapes(parsed: argparse.Namespace, checkpoints: dict[str, str]) ->
 def _evaluate_methods(parsed: argparse.Namespace, checkpoints: dict[str, str]) -> None:
     from tqdm import tqdm
 
-    from convonet_ros.training.entries import METHODS, Entry
-    from convonet_ros.training.tournament import evaluate_methods
+    from convonet_ros.evaluation.entries import METHODS, Entry
+    from convonet_ros.evaluation.methods import evaluate_methods
 
     names = list(METHODS) if parsed.methods is None else parsed.methods
     for name in names:
@@ -300,7 +300,7 @@ def run_rooms(parsed: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from convonet_ros.datasets.samples import write_rooms
-    from convonet_ros.datasets.scenes import make_scene
+    from convonet_ros.datasets.world.scenes import make_scene
     from convonet_ros.geometry import Lattice
     from convonet_ros.model.crops import CropSpec
     from convonet_ros.offline.pictures import picture_of_room

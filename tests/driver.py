@@ -19,7 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from convonet_ros.datasets.poses import look_at
+from convonet_ros.datasets.sensing.poses import look_at
 from convonet_ros.geometry import quaternion_of
 from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.msg import MapStatus

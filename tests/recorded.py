@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from convonet_ros.datasets.drives import drive_camera, drive_frames
 from convonet_ros.datasets.recordings import Frame
-from convonet_ros.datasets.rooms import make_room
+from convonet_ros.datasets.sensing.drives import drive_camera, drive_frames
+from convonet_ros.datasets.world.rooms import make_room
 from convonet_ros.geometry import inverse
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork, CropSpec

@@ -6,9 +6,9 @@ import numpy as np
 import open3d as o3d
 import pytest
 
-from convonet_ros.datasets.buildings import along, make_building
-from convonet_ros.datasets.rooms import Room
-from convonet_ros.datasets.scenes import make_scene
+from convonet_ros.datasets.world.buildings import along, make_building
+from convonet_ros.datasets.world.rooms import Room
+from convonet_ros.datasets.world.scenes import make_scene
 
 
 @pytest.fixture(scope="module")

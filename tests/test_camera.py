@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.camera import DepthCamera
-from convonet_ros.datasets.noise import Patches, add_noise, flying_pixels, smooth_noise
-from convonet_ros.datasets.poses import look_at
-from convonet_ros.datasets.rooms import make_room
-from convonet_ros.datasets.views import sample_views
+from convonet_ros.datasets.sensing.camera import DepthCamera
+from convonet_ros.datasets.sensing.noise import Patches, add_noise, flying_pixels, smooth_noise
+from convonet_ros.datasets.sensing.poses import look_at
+from convonet_ros.datasets.sensing.views import sample_views
+from convonet_ros.datasets.world.rooms import make_room
 from convonet_ros.sensors import Intrinsics
 
 INTRINSICS = Intrinsics(width=120, height=90, fx=110.0, fy=110.0, cx=59.5, cy=44.5)

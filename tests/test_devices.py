@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.devices import draw_sensor, sensor_views
-from convonet_ros.datasets.lidar import Lidar
-from convonet_ros.datasets.noise import Patches
-from convonet_ros.datasets.poses import level, look_along
-from convonet_ros.datasets.rays import RayScene
-from convonet_ros.datasets.rooms import Room, make_room
-from convonet_ros.datasets.stereo import Stereo
-from convonet_ros.datasets.structured_light import StructuredLight
+from convonet_ros.datasets.sensing.devices import draw_sensor, sensor_views
+from convonet_ros.datasets.sensing.lidar import Lidar
+from convonet_ros.datasets.sensing.noise import Patches
+from convonet_ros.datasets.sensing.poses import level, look_along
+from convonet_ros.datasets.sensing.rays import RayScene
+from convonet_ros.datasets.sensing.stereo import Stereo
+from convonet_ros.datasets.sensing.structured_light import StructuredLight
+from convonet_ros.datasets.world.rooms import Room, make_room
 from convonet_ros.sensors import Intrinsics
 
 PATCHES = Patches.draw(np.random.default_rng(0))

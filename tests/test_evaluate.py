@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from convonet_ros.datasets.generated import shape_solids, write_shapes
 from convonet_ros.datasets.shapes import read_cloud
-from convonet_ros.datasets.solids import occupied
-from convonet_ros.model import zoo
-from convonet_ros.model.network import OccupancyNetwork
-from convonet_ros.offline.pictures import picture_of_methods
-from convonet_ros.training.evaluate import (
+from convonet_ros.datasets.world.solids import occupied
+from convonet_ros.evaluation.shapes import (
     Evaluation,
     evaluate_folder,
     picture_of_networks,
     read_evaluation,
 )
-from convonet_ros.training.targets import Targets
+from convonet_ros.evaluation.targets import Targets
+from convonet_ros.model import zoo
+from convonet_ros.model.network import OccupancyNetwork
+from convonet_ros.offline.pictures import picture_of_methods
 
 ROOMS = range(2)
 LOGIT = 4.0

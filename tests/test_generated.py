@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.furniture import box, cylinder, ellipsoid
 from convonet_ros.datasets.generated import ShapeKind, shape_mesh, shape_solids, write_shapes
-from convonet_ros.datasets.solids import occupied, sample_surface
+from convonet_ros.datasets.world.furniture import box, cylinder, ellipsoid
+from convonet_ros.datasets.world.solids import occupied, sample_surface
 
 BOTH: tuple[ShapeKind, ...] = ("objects", "rooms")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.hollows import Hollows, remainder
+from convonet_ros.datasets.world.hollows import Hollows, remainder
 
 
 def random_hollows(seed: int, count: int = 7) -> Hollows:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.meshes import MeshSolid, catalogue, drawn, model, solid
-from convonet_ros.datasets.moulds import FAMILIES
-from convonet_ros.datasets.primitives import rotation_z
-from convonet_ros.datasets.solids import extent, sample_surface
+from convonet_ros.datasets.world.meshes import MeshSolid, catalogue, drawn, model, solid
+from convonet_ros.datasets.world.moulds import FAMILIES
+from convonet_ros.datasets.world.primitives import rotation_z
+from convonet_ros.datasets.world.solids import extent, sample_surface
 
 NAMES = [f"mould/{family}/00" for family in FAMILIES]
 NAMES += [name for name in catalogue() if name.startswith("pybullet")][::100]

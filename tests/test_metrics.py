@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from convonet_ros.training.metrics import (
+from convonet_ros.evaluation.metrics import (
     chamfer,
     iou,
     mesh_metrics,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from convonet_ros.datasets.poses import PoseNoise, level, look_along, look_at
+from convonet_ros.datasets.sensing.poses import PoseNoise, level, look_along, look_at
 from convonet_ros.geometry import canonical_pose
 
 

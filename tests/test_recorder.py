@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
-from convonet_ros.datasets.rooms import make_room
+from convonet_ros.datasets.world.rooms import make_room
 from convonet_ros.mapping.mapper import MapUpdate
 from convonet_ros.mapping.meshing import Mesh, no_mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.primitives import Primitive, rotation_x, rotation_z
-from convonet_ros.datasets.rooms import Room, make_room
+from convonet_ros.datasets.world.primitives import Primitive, rotation_x, rotation_z
+from convonet_ros.datasets.world.rooms import Room, make_room
 
 
 def points_around(room: Room, rng: np.random.Generator, n: int) -> np.ndarray:

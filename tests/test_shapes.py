@@ -11,7 +11,7 @@ import pytest
 
 from convonet_ros.datasets.generated import ShapeKind, shape_solids
 from convonet_ros.datasets.shapes import EmptyCropError, Shapes, read_cloud, read_voxels
-from convonet_ros.datasets.solids import occupied
+from convonet_ros.datasets.world.solids import occupied
 
 BOTH: tuple[ShapeKind, ...] = ("objects", "rooms")
 CROP_MODEL = {"encoder_kwargs": {"plane_type": ["grid", "xz"], "unet3d_kwargs": {"num_levels": 3}}}

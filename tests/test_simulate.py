@@ -13,16 +13,16 @@ from scipy.spatial import cKDTree
 
 from convonet_ros.cli import main
 from convonet_ros.config import Config, with_values
-from convonet_ros.datasets.buildings import make_building
-from convonet_ros.datasets.drives import (
+from convonet_ros.datasets.recordings import open_recording
+from convonet_ros.datasets.sensing.drives import (
     drive_camera,
     drive_frames,
     walk_camera,
     walk_frames,
     write_frames,
 )
-from convonet_ros.datasets.recordings import open_recording
-from convonet_ros.datasets.rooms import Room, make_room
+from convonet_ros.datasets.world.buildings import make_building
+from convonet_ros.datasets.world.rooms import Room, make_room
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.offline import pipeline

@@ -22,7 +22,7 @@ from convonet_ros.datasets.samples import (
     views_of_samples,
     write_rooms,
 )
-from convonet_ros.datasets.scenes import make_scene
+from convonet_ros.datasets.world.scenes import make_scene
 from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork, CropSpec

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from convonet_ros.datasets.camera import DepthCamera
-from convonet_ros.datasets.hollows import Hollows
-from convonet_ros.datasets.poses import look_along
-from convonet_ros.datasets.primitives import Primitive
-from convonet_ros.datasets.rays import RayScene
-from convonet_ros.datasets.rooms import Room, make_room
-from convonet_ros.datasets.views import (
+from convonet_ros.datasets.sensing.camera import DepthCamera
+from convonet_ros.datasets.sensing.poses import look_along
+from convonet_ros.datasets.sensing.rays import RayScene
+from convonet_ros.datasets.sensing.views import (
     close_views,
     hand_held_views,
     in_sight,
     robot_views,
     sample_views,
 )
-from convonet_ros.datasets.walks import drive, walk
+from convonet_ros.datasets.sensing.walks import drive, walk
+from convonet_ros.datasets.world.hollows import Hollows
+from convonet_ros.datasets.world.primitives import Primitive
+from convonet_ros.datasets.world.rooms import Room, make_room
 from convonet_ros.sensors import Intrinsics
 
 INTRINSICS = Intrinsics(width=120, height=90, fx=110.0, fy=110.0, cx=59.5, cy=44.5)

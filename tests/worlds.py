@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from convonet_ros.datasets.camera import DepthCamera
-from convonet_ros.datasets.noise import add_noise
-from convonet_ros.datasets.poses import look_at
-from convonet_ros.datasets.rooms import Room, make_room
-from convonet_ros.datasets.walks import drive
+from convonet_ros.datasets.sensing.camera import DepthCamera
+from convonet_ros.datasets.sensing.noise import add_noise
+from convonet_ros.datasets.sensing.poses import look_at
+from convonet_ros.datasets.sensing.walks import drive
+from convonet_ros.datasets.world.rooms import Room, make_room
 from convonet_ros.sensors import Intrinsics, Scan, points_from_depth
 
 CAMERA = Intrinsics(width=120, height=90, fx=105.0, fy=105.0, cx=59.5, cy=44.5)

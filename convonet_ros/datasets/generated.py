@@ -15,12 +15,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from convonet_ros.datasets.archives import write_cloud, write_queries, write_voxels
-from convonet_ros.datasets.composites import make_object
-from convonet_ros.datasets.dolls_houses import dolls_house
-from convonet_ros.datasets.furniture import Rng
-from convonet_ros.datasets.primitives import Primitive, joined
-from convonet_ros.datasets.rooms import make_room
-from convonet_ros.datasets.solids import fitted, occupied, sample_surface, voxels
+from convonet_ros.datasets.world.composites import make_object
+from convonet_ros.datasets.world.dolls_houses import dolls_house
+from convonet_ros.datasets.world.furniture import Rng
+from convonet_ros.datasets.world.primitives import Primitive, joined
+from convonet_ros.datasets.world.rooms import make_room
+from convonet_ros.datasets.world.solids import fitted, occupied, sample_surface, voxels
 from convonet_ros.storage import write_bytes
 
 ShapeKind = Literal["objects", "rooms"]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from convonet_ros.config import MapConfig, ScanConfig
-from convonet_ros.datasets.devices import draw_sensor, sensor_views
-from convonet_ros.datasets.poses import PoseNoise
-from convonet_ros.datasets.rays import RayScene
-from convonet_ros.datasets.rooms import Room
-from convonet_ros.datasets.scenes import make_scene
+from convonet_ros.datasets.sensing.devices import draw_sensor, sensor_views
+from convonet_ros.datasets.sensing.poses import PoseNoise
+from convonet_ros.datasets.sensing.rays import RayScene
+from convonet_ros.datasets.world.rooms import Room
+from convonet_ros.datasets.world.scenes import make_scene
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.model.features import BoxContent

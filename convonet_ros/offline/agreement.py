@@ -8,10 +8,10 @@ import numpy as np
 import open3d as o3d
 from scipy.ndimage import binary_dilation
 
-from convonet_ros.datasets.camera import DepthCamera
-from convonet_ros.datasets.drives import drive_camera
-from convonet_ros.datasets.rooms import Room
-from convonet_ros.datasets.walks import drive
+from convonet_ros.datasets.sensing.camera import DepthCamera
+from convonet_ros.datasets.sensing.drives import drive_camera
+from convonet_ros.datasets.sensing.walks import drive
+from convonet_ros.datasets.world.rooms import Room
 from convonet_ros.geometry import transform
 from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.sensors import in_range, points_from_depth

@@ -15,9 +15,9 @@ import open3d as o3d
 import torch
 
 from convonet_ros.config import Config
-from convonet_ros.datasets.drives import drive_camera, drive_frames
 from convonet_ros.datasets.recordings import Frame
-from convonet_ros.datasets.rooms import make_room
+from convonet_ros.datasets.sensing.drives import drive_camera, drive_frames
+from convonet_ros.datasets.world.rooms import make_room
 from convonet_ros.geometry import inverse
 from convonet_ros.mapping.mapper import Mapper
 from convonet_ros.model import decoder, slabs, zoo

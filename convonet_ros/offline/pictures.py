@@ -15,7 +15,7 @@ import numpy as np
 import pyvista as pv
 from PIL import Image
 
-from convonet_ros.datasets.rooms import Room
+from convonet_ros.datasets.world.rooms import Room
 from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.offline.files import OBSERVED_RGB, PREDICTED_RGB
 from convonet_ros.storage import write_bytes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from convonet_ros.datasets.drives import drive_camera, drive_frames
 from convonet_ros.datasets.recordings import Frame
-from convonet_ros.datasets.rooms import make_room
+from convonet_ros.datasets.sensing.drives import drive_camera, drive_frames
+from convonet_ros.datasets.world.rooms import make_room
 from convonet_ros.ros.depth_source import DepthSource, parameter, run
 
 

@@ -17,7 +17,7 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from convonet_ros.config import Config
-from convonet_ros.datasets.rooms import Room, make_room
+from convonet_ros.datasets.world.rooms import Room, make_room
 from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D
 from convonet_ros.msg import MapStatus

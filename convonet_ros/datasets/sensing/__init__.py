@@ -1,0 +1,1 @@
+"""Simulated sensors, their errors, and the ways on which they are carried."""

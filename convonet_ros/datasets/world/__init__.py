@@ -1,0 +1,1 @@
+"""Generated scenes: rooms, buildings and what stands in them."""
