@@ -23,6 +23,7 @@ from convonet_ros.datasets.sensing.drives import drive_camera
 from convonet_ros.datasets.sensing.poses import look_at
 from convonet_ros.datasets.world.rooms import make_room
 from convonet_ros.evaluation.entries import Answer, Entry, Job, answer
+from convonet_ros.evaluation.evidence import added, counts_of
 from convonet_ros.evaluation.held_out import held_out_scores
 from convonet_ros.evaluation.mapped import Mapped, NearestCrops, ray_cast
 from convonet_ros.evaluation.methods import evaluate_methods
@@ -32,6 +33,7 @@ from convonet_ros.evaluation.robot_table import Column, RobotTable, table_of
 from convonet_ros.evaluation.scene_scores import calibration, false_area, regions, scores
 from convonet_ros.evaluation.trials import Trial, Truth
 from convonet_ros.mapping.meshing import Mesh
+from convonet_ros.mapping.occupancy import SUPPORT
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork
 from convonet_ros.offline.diagrams import reliability_diagram
@@ -70,7 +72,7 @@ def perfect(trial: Trial, truth: Truth, shift: np.ndarray | None = None) -> Answ
 def test_the_truth_is_perfect(trial: Trial, truth: Truth) -> None:
     said = perfect(trial, truth)
     found = scores(said, truth, trial.surface)
-    assert found["IoU"] == found["IoU near"] == found["known"] == 1
+    assert found["IoU"] == found["IoU near"] == found["IoU skin"] == found["known"] == 1
     assert found["F at 2.5 cm"] == found["F at 5 cm"] == found["unseen found"] == 1
     assert found["Chamfer-L1"] < 1e-4
     assert found["normals"] > 0.999
@@ -88,6 +90,18 @@ def test_a_moved_room_is_wrong(trial: Trial, truth: Truth) -> None:
     little = scores(perfect(trial, truth, np.full(3, 0.03)), truth, trial.surface)
     assert little["F at 2.5 cm"] < 0.15
     assert little["F at 5 cm"] == 1
+
+
+def test_rays_are_counted_against_the_truth(trial: Trial, truth: Truth) -> None:
+    counts = counts_of(truth.evidence, trial.room, CONFIG.map)
+    chance = {kind: solid / cells for kind, (cells, solid) in counts.items() if cells}
+    assert sum(cells for cells, _ in counts.values()) == min(
+        20_000, np.count_nonzero(truth.evidence.values)
+    )
+    assert chance["crossed by rays of one scan"] < 0.05
+    assert chance[f"hit by one scan, {SUPPORT} hits around or more"] > 0.3
+    twice = added([counts, counts])
+    assert all(twice[kind] == (2 * n, 2 * solid) for kind, (n, solid) in counts.items())
 
 
 def test_nothing_scores_nothing(trial: Trial, truth: Truth) -> None:
@@ -283,7 +297,7 @@ def test_the_best_is_bold_and_the_unknown_a_dash(tmp_path: Path) -> None:
     assert lines[2] == "| x | **5.0** | 1.00 | 3 |"
     assert lines[3] == "| y | **5.0** | **0.50** | - |"
     row = {"IoU": math.nan, "scenes": 2, "empty": 1.0}
-    found = RobotTable({1: {"x": row}}, {}, [], {"methods": {"x": "a method"}})
+    found = RobotTable({1: {"x": row}}, {}, [], {}, {"methods": {"x": "a method"}})
     assert "x: 1 of 2 meshes after 1 views are empty" in found.markdown()
     found.write(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["views"]["1"]["x"]["IoU"] is None
@@ -294,7 +308,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["evaluate", "-o", str(tmp_path), *how]) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "table.md").read_text() in text
-    assert "| 1 view of 1 test scenes | IoU | IoU near |" in text
+    assert "| 1 view of 1 test scenes | IoU | IoU near | IoU skin |" in text
+    assert "| crossed by rays of one scan | " in text
     content = json.loads((tmp_path / "results.json").read_text())
     rows, scenes = content["views"]["1"], content["scenes"]
     assert [(s["method"], s["seed"], s["views"]) for s in scenes] == [

@@ -16,6 +16,7 @@ import torch
 from convonet_ros.config import Config, to_yaml
 from convonet_ros.datasets.recordings import open_recording
 from convonet_ros.evaluation.entries import METHODS, OURS, Answer, Entry, Job, answers
+from convonet_ros.evaluation.evidence import Counts, added, counts_of
 from convonet_ros.evaluation.held_out import held_out_scores
 from convonet_ros.evaluation.robot_table import RobotTable, Rows, mean
 from convonet_ros.evaluation.scene_scores import Regions, calibration, regions, scores, together
@@ -97,8 +98,9 @@ def evaluate_methods(
     shown = Showcase(views[len(views) // 2] if views else 0)
     results: list[dict[str, Any]] = []
     rows: dict[int, Rows] = {}
+    evidence: list[Counts] = []
     if seeds:
-        results, said = _on_scenes(entries, seeds, views, config, points, shown, step)
+        results, said = _on_scenes(entries, seeds, views, config, points, shown, evidence, step)
         rows = {n: {e.name: _row(e.name, n, results, said) for e in entries} for n in views}
     held_out = {str(folder): _on_recording(entries, folder, config, step) for folder in recordings}
     settings = {
@@ -107,7 +109,7 @@ def evaluate_methods(
         "checkpoints": {e.name: _about(e) for e in entries if e.mapped},
         "machine": _machine(),
     }  # fmt: skip
-    return RobotTable(rows, held_out, results, settings), shown
+    return RobotTable(rows, held_out, results, added(evidence), settings), shown
 
 
 def _checked(
@@ -142,14 +144,17 @@ def _on_scenes(
     config: Config,
     points: int,
     shown: Showcase,
+    evidence: list[Counts],
     step: Callable[[Entry], None],
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, int], list[Regions]]]:
-    """All figures of all answers, and the regions by method and views; fills the showcase."""
+    """All figures of all answers, and the regions by method and views; fills the showcase and the
+    evidence of all scenes and views."""
     results: list[dict[str, Any]] = []
     said: dict[tuple[str, int], list[Regions]] = {}
     for begin in range(0, len(seeds), _AT_ONCE):
         trials = [Trial(seed, views[-1], config) for seed in seeds[begin : begin + _AT_ONCE]]
         asked = [(trial, n, trial.truth(n, points)) for trial in trials for n in views]
+        evidence += [counts_of(truth.evidence, t.room, config.map) for t, _, truth in asked]
         most = _most_seen([truth if n == shown.views else None for _, n, truth in asked])
         if begin == 0:
             _show(shown, *asked[most], config)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from convonet_ros.evaluation.evidence import Counts
 from convonet_ros.storage import write_bytes
 
 
@@ -29,7 +30,10 @@ SCENE_COLUMNS = (
     Column("IoU", "IoU", 3, 1, True,
            "Volume, of points drawn in the map's crops that hold seen surface, bodies to 15 cm "
            "deep; what a method does not know counts as free."),
-    Column("IoU near", "IoU near", 3, 1, True, "The same within 30 cm of a seen point."),
+    Column("IoU near", "IoU near", 3, 1, True,
+           "Of all points within 30 cm of a seen one, however deep. Unfair to fusion, which knows "
+           "nothing of the inside of bodies, hence the next column."),
+    Column("IoU skin", "IoU skin", 3, 1, True, "Of the same points, bodies to 15 cm deep."),
     Column("Chamfer-L1, mm", "Chamfer-L1", 1, 1e3, False,
            "Mean of accuracy (mesh within 30 cm of a seen point to the true surface) and "
            "completeness (true surface within 25 cm of a seen point, seen or not, to the mesh)."),
@@ -70,16 +74,18 @@ Rows = Mapping[str, Mapping[str, float]]  # {method: {key of a column and more: 
 
 @dataclass(frozen=True, slots=True)
 class RobotTable:
-    """What `tournament.evaluate_methods` found.
+    """What `methods.evaluate_methods` found.
 
     views: {number of views: rows}, means over the scenes. recordings: {folder: {frames: rows}}.
-    scenes: per method, scene and number of views all figures. settings: of the evaluation, the
-    methods and the machine. A mean leaves out what is NaN; the best of a column is bold.
+    scenes: per method, scene and number of views all figures. evidence: cells of all scenes and
+    views, see `evidence`. settings: of the evaluation, the methods and the machine. A mean leaves
+    out what is NaN; the best of a column is bold.
     """
 
     views: Mapping[int, Rows]
     recordings: Mapping[str, Mapping[str, Rows]]
     scenes: list[dict[str, Any]]
+    evidence: Counts
     settings: dict[str, Any]
 
     def markdown(self) -> str:
@@ -91,6 +97,7 @@ class RobotTable:
             parts.append(table_of(title, SCENE_COLUMNS, rows))
         if self.views:
             parts += [_sentences(SCENE_COLUMNS), _empty_meshes(self.views)]
+            parts.append(_evidence_table(self.evidence))
         for folder, slices in self.recordings.items():
             for frames, rows in slices.items():
                 name = f"{Path(folder).name}, from frames {frames}"
@@ -152,6 +159,16 @@ def _empty_meshes(views: Mapping[int, Rows]) -> str:
         if row["empty"]
     ]
     return "\n".join(found)
+
+
+def _evidence_table(evidence: Counts) -> str:
+    rows = [
+        f"| {kind} | {cells} | {solid / cells:.4f} |"
+        for kind, (cells, solid) in evidence.items()
+        if cells
+    ]
+    head = "| cells of the map, all scenes and views | number | share that holds something solid |"
+    return "\n".join([head, "| --- | --- | --- |", *rows])
 
 
 def _plain(value: Any) -> Any:

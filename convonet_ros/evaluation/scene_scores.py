@@ -35,8 +35,9 @@ def scores(
 ) -> dict[str, float]:
     """All figures of one answer; lengths are metres, areas square metres.
 
-    IoU: of the points in the crops that hold seen points, bodies to 15 cm deep; "IoU near": of
-    those within 0.3 m of a seen point. What a method does not know counts as free.
+    IoU: of the points in the crops that hold seen points, bodies to 15 cm deep; "IoU near": of all
+    points within 0.3 m of a seen point; "IoU skin": of these, bodies to 15 cm deep. What a method
+    does not know counts as free.
     accuracy: mean distance to the true surface of samples of the mesh within 0.3 m of a seen point.
     completeness: of true surface within 0.25 m of a seen point to the mesh; Chamfer-L1: the mean of
     both; F at ...: harmonic mean of the shares within that distance. normals: mean |cosine| between
@@ -47,10 +48,11 @@ def scores(
     An empty mesh has no accuracy, completeness, Chamfer-L1 and normals (NaN) and an F of 0.
     """
     around = len(truth.around)
-    near = answer.occupied[around:][truth.near_shallow]
+    near, skin = answer.occupied[around:], truth.near_shallow
     found = {
         "IoU": _iou(answer.occupied[:around], truth.around_occupied),
-        "IoU near": _iou(near, truth.near_occupied[truth.near_shallow]),
+        "IoU near": _iou(near, truth.near_occupied),
+        "IoU skin": _iou(near[skin], truth.near_occupied[skin]),
     }
     found["known"] = math.nan
     if answer.probability is not None:

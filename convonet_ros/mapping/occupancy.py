@@ -11,12 +11,13 @@ from torch.nn.functional import avg_pool3d
 
 UNKNOWN, OBSERVED_FREE, OBSERVED_OCCUPIED, PREDICTED_FREE, PREDICTED_OCCUPIED = range(5)
 
-# An observed cell is never surer than this, nor the prediction in it taken for surer: sensors err.
-_P_OBSERVED_FREE = 0.02
-# So many hit cells among a cell and its 26 neighbours make a surface and no stray pixel.
-_SUPPORT = 4
-# A hit cell before its crop was inferred.
-_P_HIT = 0.7
+# How often such cells hold something solid, counted on simulated scenes by `convonet evaluate`
+# (docs/training.md): cells that rays crossed, and hit ones before their crop was inferred.
+_P_OBSERVED_FREE = 0.01
+_P_HIT = 0.6
+# So many hit cells among a cell and its 26 neighbours make a surface and no stray pixel: as many
+# as make it likelier occupied than the default threshold.
+SUPPORT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def classify(
     free, hit = evidence < 0, evidence > 0
     occupied = logits >= threshold
     hits_around = 27 * avg_pool3d(hit[None, None].float(), 3, 1, 1)[0, 0]  # itself included
-    supported = hits_around > _SUPPORT - 0.5
+    supported = hits_around > SUPPORT - 0.5
     solid = hit & (occupied | ~known | (evidence >= confirmed) | supported)
     limit = torch.sigmoid(torch.as_tensor(threshold)).item()
     measured = torch.where(known, predicted.clamp(min=limit), _P_HIT)
