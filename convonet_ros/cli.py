@@ -89,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=_metres, nargs=3, metavar=("X", "Y", "Z"),
         help="least extent of a building of two storeys inside (default: drawn)",
     )  # fmt: skip
+    command.add_argument(
+        "--mesh", type=Path, metavar="PLY",
+        help="record nothing, draw what was reconstructed of the recording above the truth",
+    )  # fmt: skip
 
     command = _command(
         group, "evaluate", "compare networks on shapes, or methods on scans of rooms"

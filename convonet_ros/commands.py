@@ -182,6 +182,7 @@ def run_simulate(parsed: argparse.Namespace) -> None:
     from convonet_ros.datasets.sensing.drives import walk_camera, walk_frames, write_frames
     from convonet_ros.datasets.world.buildings import make_building
     from convonet_ros.datasets.world.rooms import make_room
+    from convonet_ros.offline.files import read_mesh
     from convonet_ros.offline.pictures import picture_of_storeys
 
     if parsed.kind == "room":
@@ -191,6 +192,11 @@ def run_simulate(parsed: argparse.Namespace) -> None:
     else:
         place = make_building(parsed.seed, size=None if parsed.size is None else (*parsed.size,))
     _writable(parsed.out)
+    if parsed.mesh is not None:
+        picture = parsed.out / "comparison.png"
+        picture_of_storeys(picture, place, read_mesh(parsed.mesh))
+        print(picture)
+        return
     frames = walk_frames(place, parsed.frames, walk_camera())
     with _bars() as progress:
         for done, _ in enumerate(write_frames(parsed.out, frames), start=1):

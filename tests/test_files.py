@@ -10,7 +10,7 @@ from PIL import Image
 
 from convonet_ros.mapping.meshing import Mesh, no_mesh
 from convonet_ros.mapping.occupancy import OccupancyGrid2D
-from convonet_ros.offline.files import merged, read_grid, write_grid, write_mesh
+from convonet_ros.offline.files import merged, read_grid, read_mesh, write_grid, write_mesh
 from convonet_ros.storage import write_bytes
 
 
@@ -64,6 +64,20 @@ def test_triangles_without_area_go() -> None:
     assert merged([Mesh(vertices, triangles, np.ones(4, bool))]).triangles.shape == (1, 3)
     assert merged([]).empty
     assert merged([no_mesh()]).empty
+
+
+def test_a_mesh_is_read_again(tmp_path: Path) -> None:
+    corners = np.eye(3, dtype=np.float32)
+    observed = np.array([True, False, True])
+    write_mesh(tmp_path / "mesh.ply", Mesh(corners, np.array([[0, 1, 2]], np.int32), observed))
+    found = read_mesh(tmp_path / "mesh.ply")
+    np.testing.assert_array_equal(found.vertices, corners)
+    np.testing.assert_array_equal(found.triangles, [[0, 1, 2]])
+    np.testing.assert_array_equal(found.observed, observed)
+    (tmp_path / "text.ply").write_text("nonsense")
+    for name in ("text.ply", "missing.ply"):
+        with pytest.raises(ValueError, match=f"{name}: expected a mesh in PLY"):
+            read_mesh(tmp_path / name)
 
 
 def test_open3d_reads_the_mesh(tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ def test_simulate_and_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[
     setting = ["--set", f"model.weights={weights}"]
     assert main(["map", str(folder), "-o", str(tmp_path / "map"), *setting]) == 0
     assert out.read_bytes() == (tmp_path / "map" / "mesh.ply").read_bytes()
+    shown = tmp_path / "shown"
+    assert main([*command[:2], str(shown), *command[3:], "--mesh", str(out)]) == 0
+    assert [path.name for path in shown.iterdir()] == ["comparison.png"]
+    with Image.open(shown / "comparison.png") as above, Image.open(folder / "truth.png") as truth:
+        assert above.size == (truth.width, 2 * truth.height)
 
 
 def test_a_building_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,22 @@ def write_mesh(path: str | Path, mesh: Mesh) -> None:
     write_bytes(path, whole.export(file_type="ply"))
 
 
+def read_mesh(path: str | Path) -> Mesh:
+    """A mesh as `write_mesh` writes it; in other colours all of it counts as observed.
+
+    Raises ValueError for a file that holds no mesh.
+    """
+    try:
+        whole = trimesh.load(path, process=False)
+        colours = np.asarray(whole.visual.vertex_colors)[:, :3]
+        predicted = (colours == PREDICTED_RGB).all(axis=1)
+        return Mesh(
+            np.asarray(whole.vertices, np.float32), np.asarray(whole.faces, np.int32), ~predicted
+        )
+    except (OSError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: expected a mesh in PLY ({error})") from error
+
+
 def write_grid(folder: str | Path, grid: OccupancyGrid2D) -> None:
     """Write occupancy.png and occupancy.yaml, a trinary map for nav2's map_server."""
     folder = Path(folder)
