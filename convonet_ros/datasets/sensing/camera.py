@@ -5,11 +5,14 @@ The camera's optical frame has x to the right, y down and z forward.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
 import numpy as np
 
 from convonet_ros.datasets.sensing.rays import RayScene
 from convonet_ros.datasets.world.rooms import Room
-from convonet_ros.sensors import Intrinsics
+from convonet_ros.sensors import Intrinsics, points_from_depth
 
 
 class DepthCamera:
@@ -34,3 +37,29 @@ class DepthCamera:
         points = self._rays_camera * depth_m[..., None]
         T = T_map_camera.astype(np.float32)
         return points @ T[:3, :3].T + T[:3, 3]
+
+
+class DepthSensor(ABC):
+    """A depth camera with errors: what it reports of a scene as an image, and as points."""
+
+    __slots__ = ()
+    mount: ClassVar[str] = "camera"
+
+    intrinsics: Intrinsics
+
+    @abstractmethod
+    def depth(
+        self, scene: RayScene, T_map_sensor: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """(H, W) float32 metres, 0 = invalid."""
+
+    def measure(
+        self,
+        scene: RayScene,
+        T_map_sensor: np.ndarray,
+        rng: np.random.Generator,
+        max_points: int = 100_000,
+    ) -> np.ndarray:
+        """Pose (4, 4) of the optical frame -> (N, 3) float32 points in it, metres."""
+        depth = self.depth(scene, T_map_sensor, rng)
+        return points_from_depth(depth, self.intrinsics, max_points)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
 from scipy.special import ndtri
 
-from convonet_ros.datasets.sensing.camera import DepthCamera
+from convonet_ros.datasets.sensing.camera import DepthCamera, DepthSensor
 from convonet_ros.datasets.sensing.noise import Patches, flying_pixels, grazing_holes, smooth_noise
 from convonet_ros.datasets.sensing.rays import RayScene
-from convonet_ros.sensors import Intrinsics, points_from_depth
+from convonet_ros.sensors import Intrinsics
 
 _WORST_M = 0.1  # a standard deviation of depth beyond which a driver cuts the range
 
 
 @dataclass(frozen=True, slots=True)
-class Stereo:
+class Stereo(DepthSensor):
     """Block matching between two images `baseline_m` apart, the second one to the right.
 
     Disparities count pixels of the matched images, which are `scale` times as wide as the depth
@@ -28,8 +27,6 @@ class Stereo:
     multiples of `step_px`; `smoothing_px` is the filter's width; `flying` is the share of edge
     pixels that fly, `filled` that of the pixels hidden from the second image with a value.
     """
-
-    mount: ClassVar[str] = "camera"
 
     intrinsics: Intrinsics
     baseline_m: float
@@ -75,7 +72,6 @@ class Stereo:
     def depth(
         self, scene: RayScene, T_map_sensor: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """(H, W) float32 metres, 0 = invalid."""
         camera = DepthCamera(scene, self.intrinsics)
         ideal = camera.render(T_map_sensor)
         texture = self.texture.at(camera.points_map(ideal, T_map_sensor))
@@ -110,17 +106,6 @@ class Stereo:
         keep &= smooth_noise(rng, shape, 2 * self.block_px) < 2.8  # speckles that were removed
         keep &= rng.random(shape, dtype=np.float32) > 0.002
         return np.where(keep, depth, np.float32(0.0))
-
-    def measure(
-        self,
-        scene: RayScene,
-        T_map_sensor: np.ndarray,
-        rng: np.random.Generator,
-        max_points: int = 100_000,
-    ) -> np.ndarray:
-        """Pose (4, 4) of the optical frame -> (N, 3) float32 points in it, metres."""
-        depth = self.depth(scene, T_map_sensor, rng)
-        return points_from_depth(depth, self.intrinsics, max_points)
 
 
 def _hidden(disparity_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from convonet_ros.datasets.sensing.camera import DepthCamera
+from convonet_ros.datasets.sensing.camera import DepthCamera, DepthSensor
 from convonet_ros.datasets.sensing.noise import Patches, add_noise, flying_pixels
 from convonet_ros.datasets.sensing.rays import RayScene
-from convonet_ros.sensors import Intrinsics, points_from_depth
+from convonet_ros.sensors import Intrinsics
 
 
 @dataclass(frozen=True, slots=True)
-class StructuredLight:
+class StructuredLight(DepthSensor):
     """The sensor of `add_noise`, with flying pixels and patches that return no light.
 
     `flying` is the share of edge pixels that fly; `dark` the value of `patches` above which
     nothing returns.
     """
-
-    mount: ClassVar[str] = "camera"
 
     intrinsics: Intrinsics
     far_m: float
@@ -46,7 +43,6 @@ class StructuredLight:
     def depth(
         self, scene: RayScene, T_map_sensor: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """(H, W) float32 metres, 0 = invalid."""
         camera = DepthCamera(scene, self.intrinsics)
         ideal = camera.render(T_map_sensor)
         depth = flying_pixels(ideal, self.flying, rng)
@@ -54,14 +50,3 @@ class StructuredLight:
         if np.isfinite(self.dark):
             depth[self.patches.at(camera.points_map(ideal, T_map_sensor)) > self.dark] = 0.0
         return depth
-
-    def measure(
-        self,
-        scene: RayScene,
-        T_map_sensor: np.ndarray,
-        rng: np.random.Generator,
-        max_points: int = 100_000,
-    ) -> np.ndarray:
-        """Pose (4, 4) of the optical frame -> (N, 3) float32 points in it, metres."""
-        depth = self.depth(scene, T_map_sensor, rng)
-        return points_from_depth(depth, self.intrinsics, max_points)
