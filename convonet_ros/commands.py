@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CROP = "crop"  # the name of the map's own network
 SPLITS = {"train": 600, "val": 48, "test": 40}  # shapes by default
 _SEEDS_PER_SPLIT = 1_000_000
+_VALIDATIONS, _SAVES = 20, 100  # of a long training
 
 
 def run_map(parsed: argparse.Namespace) -> None:
@@ -419,7 +420,13 @@ def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
             start_from(task.network, zoo.load(parsed.init, config)[0])
 
     processes.from_first(start)
-    train_config = replace(defaults, command=command, settings=settings)
+    train_config = replace(
+        defaults,
+        command=command,
+        settings=settings,
+        validate_every=max(defaults.validate_every, defaults.steps // _VALIDATIONS),
+        save_every=max(defaults.save_every, defaults.steps // _SAVES),
+    )
     return Trainer(train_config, task, parsed.out, processes)
 
 

@@ -82,8 +82,8 @@ class Lattice:
 
     A crop is a cube of `crop_voxels` voxels; the network sees it in its box, the crop plus
     `halo_voxels` on every side. The lattice is anchored at the map's origin for ever, so crops
-    keep their identity while the robot moves. `SUB` sub-voxels per voxel side hold the points and
-    the decoded values.
+    keep their identity while the robot moves. `SUB` sub-voxels per voxel side hold the points, the
+    evidence of rays and the decoded values.
     """
 
     voxel_m: float = 0.05

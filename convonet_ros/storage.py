@@ -32,9 +32,9 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_arrays(path: str | Path, **arrays: np.ndarray) -> None:
-    """Write an .npz."""
+    """Write a compressed .npz."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
 
 

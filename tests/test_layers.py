@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from convonet_ros.config import Config, with_values
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.engine import Engine
-from convonet_ros.mapping.meshing import Mesh
+from convonet_ros.mapping.meshing import Mesh, near_hits
 from convonet_ros.mapping.volume import CropIndex, Volume
 from convonet_ros.model import zoo
 from convonet_ros.offline import layers
@@ -109,7 +109,7 @@ def test_layers_equal_all_at_once(axis: int, sees: bool, small: Config) -> None:
     for crop in crops:
         content = boxes.of(means, crop)
         (logits,) = engine.infer([content])
-        decoded[crop] = layers._Decoded(logits, layers._observed(content, lattice))
+        decoded[crop] = layers._Decoded(logits, near_hits(content.visibility, lattice))
     wanted = surface_of_map(merged(layers._mesh(crop, decoded, engine) for crop in crops))
     assert len(wanted.triangles) > 10_000
     np.testing.assert_array_equal(found.vertices, wanted.vertices)
@@ -174,7 +174,8 @@ def test_without_normals_nothing_is_known_to_be_free() -> None:
     np.testing.assert_allclose(counts, counts.round(), rtol=1e-5)
     # with them, what lies before the surface is, and nothing behind it
     seeing = boxes.of(layers._averaged(cloud, np.zeros(3), 0, lattice), (0, 0, 0))
-    middles = (torch.nonzero(seeing.free) + 0.5 - lattice.halo_voxels) * lattice.voxel_m
+    free = torch.nonzero(seeing.visibility < 0)
+    middles = ((free + 0.5) / lattice.SUB - lattice.halo_voxels) * lattice.voxel_m
     assert len(middles) > 5000
     assert torch.linalg.norm(middles - 0.8, dim=1).min() > 0.4
     np.testing.assert_array_equal(seeing.points, blind.points)

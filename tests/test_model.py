@@ -27,7 +27,7 @@ def random_box(seed: int, points: int = 200) -> BoxContent:
         torch.rand(points, 3, generator=generator) * n,
         torch.nn.functional.normalize(torch.randn(points, 3, generator=generator), dim=1),
         torch.rand(points, generator=generator),
-        torch.randint(-2, 3, (n, n, n), generator=generator, dtype=torch.int8),
+        torch.randint(-2, 3, (2 * n,) * 3, generator=generator, dtype=torch.int8),
     )
 
 

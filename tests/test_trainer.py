@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,13 @@ class Halves:
         self.network: Any = Net(plain)
         self.bad = bad  # batches with a number that is none
         self.about = {"shapes": 1}
-        self.validation = [self._batch(1000)[:3], self._batch(1001)]
+        self.validation = [self.batch(1000)[:3], self.batch(1001)]
 
-    def _batch(self, step: int) -> list[Tensor]:
-        chance = torch.Generator().manual_seed(step)
+    def batch(self, number: int, rank: int = 0, world: int = 1) -> list[Tensor]:
+        chance = torch.Generator().manual_seed(number)
         batch = [torch.rand(10 * k, 3, generator=chance) - 0.5 for k in (1, 2, 3, 4)]
-        if step in self.bad:
+        if number in self.bad:
             batch[2][0] = torch.nan
-        return batch
-
-    def batches(self, step: int) -> Iterator[list[Tensor]]:
-        while True:
-            yield self._batch(step)
-            step += 1
-
-    def share(self, batch: list[Tensor], rank: int, world: int) -> list[Tensor]:
         return batch[rank::world]
 
     def loss(self, network: nn.Module, batch: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

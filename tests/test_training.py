@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_samples_are_deterministic_and_survive_the_disk(data: tuple[Path, Path]) -> None:
     made = samples_of_room(0, LATTICE)
     file = data[0] / "room-000000.npz"
-    stored = [read_sample(file, i, LATTICE) for i in range(len(views_of_samples(file)))]
+    stored = [read_sample(file, i) for i in range(len(views_of_samples(file)))]
     assert len(made) == len(stored) > 4
     for a, b in zip(made, stored, strict=True):
         assert torch.equal(a.box.points, b.box.points)
@@ -61,11 +61,11 @@ def test_samples_are_deterministic_and_survive_the_disk(data: tuple[Path, Path])
 
 
 def test_free_space_and_points_agree_with_the_truth() -> None:
-    """Observed free voxels are free in the true room, but for those a noisy surface cuts."""
+    """Observed free sub-voxels are free in the true room, but for those a noisy surface cuts."""
     truth = []
     for sample in samples_of_room(1, LATTICE):
-        voxel = sample.queries.floor().long()
-        free = sample.box.visibility[tuple(voxel.T)] < 0
+        cell = (LATTICE.SUB * sample.queries).floor().long()
+        free = sample.box.visibility[tuple(cell.T)] < 0
         truth.append(sample.occupied[free])
     assert len(torch.cat(truth)) > 5000
     assert torch.cat(truth).float().mean() < 0.05
@@ -86,8 +86,8 @@ def test_symmetries_move_everything_together() -> None:
         a = ((turned.queries[0] - turned.box.points[0]) * turned.box.directions[0]).sum()
         b = ((sample.queries[0] - sample.box.points[0]) * sample.box.directions[0]).sum()
         assert torch.isclose(a, b, atol=1e-3)
-        inside = turned.box.visibility[tuple(turned.box.points.floor().long().T)]
-        assert (inside > 0).all()  # a voxel with points is never free
+        cell = (LATTICE.SUB * turned.box.points).floor().long()
+        assert (turned.box.visibility[tuple(cell.T)] > 0).all()  # one with points is never free
         seen.add(tuple(turned.queries[0].tolist()))
     assert len(seen) == 8
 
@@ -116,16 +116,19 @@ def test_truth_is_the_rooms_occupancy() -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_shares_make_up_the_batch(world: int, data: tuple[Path, Path], shapes: Path) -> None:
-    tasks: tuple[Task, ...] = (
-        crops(data, 4),
-        ShapeFolder(str(shapes / "rooms"), small("room_grid32"), 4, 0),
-    )
-    for task in tasks:
-        batch = next(task.batches(0))
-        shares = [task.share(batch, rank, world) for rank in range(world)]
-        assert all(shares)
-        assert {id(item) for share in shares for item in share} == {id(item) for item in batch}
-        assert sum(map(len, shares)) == len(batch)
+    rooms = crops(data, 4)
+    folder = ShapeFolder(str(shapes / "rooms"), small("room_grid32"), 4, 0)
+    for number in (0, 7):
+        whole, *shares = (
+            [rooms.batch(number).queries, folder.batch(number)[1]],
+            *(
+                [rooms.batch(number, r, world).queries, folder.batch(number, r, world)[1]]
+                for r in range(world)
+            ),
+        )
+        for k in range(2):
+            for rank, share in enumerate(shares):
+                assert torch.equal(share[k], whole[k][rank::world])
 
 
 def crops(data: tuple[Path, Path], batch: int) -> RoomCrops:

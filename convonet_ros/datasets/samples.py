@@ -69,16 +69,18 @@ def samples_of_room(seed: int, lattice: Lattice) -> list[Sample]:
 def _crops_of(volume: Volume, room: Room, views: int, rng: np.random.Generator) -> Iterator[Sample]:
     """Samples of some crops that hold points, wherever in the window."""
     lattice = volume.lattice
+    halo = lattice.SUB * lattice.halo_voxels
+    core = slice(
+        halo, halo + lattice.SUB * lattice.crop_voxels
+    )  # a point in every cell that is hit
     crops = volume.crops()
     taken = 0
     for i in rng.permutation(len(crops)):
-        box = volume.box(crops[i])
-        halo, end = lattice.halo_voxels, lattice.halo_voxels + lattice.crop_voxels
-        core = ((box.points >= halo) & (box.points < end)).all(dim=1)
-        if int(core.sum()) < _MIN_POINTS:
+        if int((volume.evidence_of_box(crops[i])[core, core, core] > 0).sum()) < _MIN_POINTS:
             continue
+        box = volume.box(crops[i])
         queries = _queries(box, lattice, rng)
-        corner = np.asarray(crops[i]) * lattice.crop_m - halo * lattice.voxel_m
+        corner = np.asarray(crops[i]) * lattice.crop_m - lattice.halo_voxels * lattice.voxel_m
         occupied = room.occupied(corner + queries.astype(np.float64) * lattice.voxel_m)
         yield Sample(box, torch.from_numpy(queries), torch.from_numpy(occupied), views)
         taken += 1
@@ -113,7 +115,7 @@ def _queries(box: BoxContent, lattice: Lattice, rng: np.random.Generator) -> np.
 def symmetric(sample: Sample, rng: np.random.Generator) -> Sample:
     """The sample under a random one of the 8 symmetries that keep z upright."""
     box = sample.box
-    n = box.visibility.shape[0]
+    n = box.voxels
     points, directions, visibility = box.points.clone(), box.directions.clone(), box.visibility
     queries = sample.queries.clone()
     for axis in (0, 1):
@@ -160,9 +162,7 @@ def _write_room(job: tuple[Path, int, Lattice]) -> Path:
         arrays[f"points_{i}"] = (box.points.numpy() * _FIXED).astype(np.uint16)
         arrays[f"directions_{i}"] = ((box.directions.numpy() + 1) * 127.5).round().astype(np.uint8)
         arrays[f"weights_{i}"] = (box.weights.numpy() * 255).round().astype(np.uint8)
-        level = box.visibility.numpy()
-        planes = [np.packbits(plane) for plane in (level < 0, level != 0, np.abs(level) == 2)]
-        arrays[f"visibility_{i}"] = np.stack(planes)
+        arrays[f"visibility_{i}"] = box.visibility.numpy()
         arrays[f"queries_{i}"] = sample.queries.numpy().astype(np.float16)
         arrays[f"occupied_{i}"] = np.packbits(sample.occupied.numpy())
     write_arrays(path, **arrays)
@@ -178,18 +178,15 @@ def views_of_samples(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: expected samples of 'convonet rooms' ({error})") from error
 
 
-def read_sample(path: Path, i: int, lattice: Lattice) -> Sample:
+def read_sample(path: Path, i: int) -> Sample:
     """Sample i in a file of `write_rooms`."""
-    n = lattice.box_voxels
     with np.load(path, allow_pickle=False) as arrays:
         queries = arrays[f"queries_{i}"].astype(np.float32)
         occupied = np.unpackbits(arrays[f"occupied_{i}"], count=len(queries)).astype(bool)
         points = (arrays[f"points_{i}"].astype(np.float32) + 0.5) / _FIXED
         directions = arrays[f"directions_{i}"].astype(np.float32) / 127.5 - 1
         weights = arrays[f"weights_{i}"].astype(np.float32) / 255
-        planes = np.unpackbits(arrays[f"visibility_{i}"], axis=1, count=n**3).astype(np.int8)
+        visibility = arrays[f"visibility_{i}"]
         views = int(arrays["views"][i])
-    negative, known, sure = planes.reshape(3, n, n, n)
-    visibility = (1 - 2 * negative) * (known + sure)
     box = BoxContent(*map(torch.from_numpy, (points, directions, weights, visibility)))
     return Sample(box, torch.from_numpy(queries), torch.from_numpy(occupied), views)

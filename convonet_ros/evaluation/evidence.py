@@ -5,43 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import torch
 from scipy.ndimage import uniform_filter
 
 from convonet_ros.config import MapConfig
 from convonet_ros.datasets.world.rooms import Room
 from convonet_ros.evaluation.reconstruction import ValueLattice
-from convonet_ros.mapping.occupancy import SUPPORT
+from convonet_ros.geometry import Lattice
+from convonet_ros.mapping.occupancy import SUPPORT, evidence_of_voxels
 
-_CELLS = 20_000  # of a scene, at most
-_INSIDE = np.array([*np.ndindex(2, 2, 2)]) / 2 - 0.25  # points in a cell, shares of its side
+_CELLS = 20_000  # of a scene and either kind, at most
+_PARTS = np.array([*np.ndindex((Lattice.SUB,) * 3)])  # sub-voxels of a voxel
 
 Counts = Mapping[str, tuple[int, int]]  # by kind of cell: how many there are, how many occupied
 
 
 def counts_of(evidence: ValueLattice, room: Room, config: MapConfig) -> Counts:
-    """Cells of a map's volume by what was measured, and how many of them hold anything solid.
+    """Crossed sub-voxels and hit voxels by their evidence, and how many of them are solid.
 
-    A cell holds something where one of the eight points is solid at which the map decodes it.
+    evidence: of a volume's sub-voxels. One is solid where its middle is, and a voxel where one of
+    its sub-voxels is: at these points the map decodes them.
     """
-    measured = np.argwhere(evidence.values != 0)
-    if len(measured) > _CELLS:
-        measured = np.random.default_rng(0).choice(measured, _CELLS, replace=False)
-    middles = evidence.first_m + measured * evidence.step_m
-    points = middles[:, None] + _INSIDE * evidence.step_m
-    solid = np.asarray(room.occupied(points.reshape(-1, 3)).reshape(-1, len(_INSIDE)).any(axis=1))
-    place = tuple(measured.T)
-    found = evidence.values[place]
-    hit = np.asarray(evidence.values > 0, np.float64)
-    around = np.rint(27 * uniform_filter(hit, 3, mode="constant"))[place]
-    once = (found > 0) & (found < 2 * config.hit_weight)
+    values = evidence.values
+    crossed = _some(values < 0)
+    solid = np.asarray(room.occupied(evidence.first_m + crossed * evidence.step_m))
+    found = values[tuple(crossed.T)]
     kinds = {
-        "crossed by rays of one scan": found == -1,
-        "crossed by rays of several scans": found < -1,
-        f"hit by one scan, fewer than {SUPPORT} hits around": once & (around < SUPPORT),
-        f"hit by one scan, {SUPPORT} hits around or more": once & (around >= SUPPORT),
-        "hit by several scans": (found > 0) & ~once,
+        "sub-voxels crossed by rays of one scan": (found == -1, solid),
+        "sub-voxels crossed by rays of several scans": (found < -1, solid),
     }
-    return {kind: (int(of.sum()), int(solid[of].sum())) for kind, of in kinds.items()}
+    voxels = evidence_of_voxels(torch.from_numpy(values)).numpy()
+    hit = _some(voxels > 0)
+    points = evidence.first_m + (Lattice.SUB * hit[:, None] + _PARTS) * evidence.step_m
+    solid = np.asarray(room.occupied(points.reshape(-1, 3)).reshape(-1, len(_PARTS)).any(axis=1))
+    once = voxels[tuple(hit.T)] < 2 * config.hit_weight
+    around = uniform_filter(np.asarray(voxels > 0, np.float64), 3, mode="constant")
+    supported = np.rint(27 * around)[tuple(hit.T)] >= SUPPORT
+    kinds |= {
+        f"voxels hit by one scan, fewer than {SUPPORT} hits around": (once & ~supported, solid),
+        f"voxels hit by one scan, {SUPPORT} hits around or more": (once & supported, solid),
+        "voxels hit by several scans": (~once, solid),
+    }
+    return {kind: (int(of.sum()), int(truth[of].sum())) for kind, (of, truth) in kinds.items()}
+
+
+def _some(cells: np.ndarray) -> np.ndarray:
+    """(N, 3) indices of the cells that are set, of many a random part."""
+    found = np.argwhere(cells)
+    if len(found) > _CELLS:
+        found = np.random.default_rng(0).choice(found, _CELLS, replace=False)
+    return found
 
 
 def added(parts: Iterable[Counts]) -> Counts:

@@ -14,7 +14,7 @@ from convonet_ros.evaluation.reconstruction import Reconstruction, ValueLattice,
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.mapper import Mapper
 from convonet_ros.mapping.meshing import closed_surface
-from convonet_ros.mapping.occupancy import OBSERVED_FREE
+from convonet_ros.mapping.occupancy import P_OBSERVED_FREE
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropModel, CropNetwork
@@ -25,6 +25,7 @@ from convonet_ros.offline.pipeline import extent, window_for
 # OctoMap's log-odds (Hornung et al., 2013) per unit of evidence: a hit counts 2 and is 0.7, a ray
 # that passes counts -1 and is 0.4.
 _LOG_ODDS = 0.42
+_COARSE = Lattice(0.1, 16, 4)  # of ray casting alone, whose cells are as large as the grid's
 
 
 class Mapped:
@@ -87,7 +88,7 @@ class NearestCrops(nn.Module):
 class _Answers:
     """What a map says of any point, to the precision of its mesh: its lattice is interpolated.
 
-    Where the rule holds, observed free voxels have the probability that the map gives them.
+    Where the rule holds, observed free cells have the probability that the map gives them.
     """
 
     def __init__(self, mapper: Mapper, ruled: bool) -> None:
@@ -107,8 +108,8 @@ class _Answers:
         found = torch.from_numpy(self.logits(points)).sigmoid().numpy()
         if not self._ruled:
             return found
-        of_voxel, classes = self._mapper.query(points)
-        return np.where(classes == OBSERVED_FREE, of_voxel, found)
+        free = _evidence(self._mapper.volume).nearest(points, 0) < 0
+        return np.where(free, np.fmin(found, np.float32(P_OBSERVED_FREE)), found)
 
 
 def _logits_of_window(mapper: Mapper) -> ValueLattice:
@@ -137,27 +138,31 @@ def _window(recording: Recording, config: Config, lattice: Lattice) -> tuple[Con
 # ---- rays alone ----------------------------------------------------------------------------------
 
 
-def measured(recording: Recording, config: Config) -> ValueLattice:
-    """The evidence of the map's volume at the middles of its voxels; 0 is unknown, not NaN."""
-    lattice = Lattice()
+def measured(recording: Recording, config: Config, lattice: Lattice) -> ValueLattice:
+    """The evidence of the volume of a map at the middles of its cells; 0 is unknown, not NaN."""
     config, middle = _window(recording, config, lattice)
     volume = Volume(lattice, config.map, config.scan, torch.device("cpu"))
     volume.hold(middle)
     with torch.inference_mode():
         for scan in recording.scans(config):
             volume.integrate(scan.points, scan.T_map_sensor)
+    return _evidence(volume)
+
+
+def _evidence(volume: Volume) -> ValueLattice:
     assert volume.min_crop is not None
-    first = volume.min_crop * lattice.crop_m + lattice.voxel_m / 2
-    return ValueLattice(volume.evidence_of_window().numpy(), first, lattice.voxel_m)
+    lattice = volume.lattice
+    first = volume.min_crop * lattice.crop_m + lattice.sub_m / 2
+    return ValueLattice(volume.evidence_of_window().cpu().numpy(), first, lattice.sub_m)
 
 
 def ray_cast(recording: Recording, config: Config) -> Reconstruction:
-    """Occupancy by ray casting, as OctoMap's (Hornung et al., 2013): the map's evidence as it is.
+    """Occupancy by ray casting, as OctoMap's (Hornung et al., 2013): evidence as it is.
 
-    Hit voxels are occupied, crossed ones free. The surface is that of marching cubes around the hit
-    voxels. The probability is OctoMap's for as many hits and passes.
+    Hit cells of 5 cm are occupied, crossed ones free. The surface is that of marching cubes around
+    the hit cells. The probability is OctoMap's for as many hits and passes.
     """
-    evidence = measured(recording, config)
+    evidence = measured(recording, config, _COARSE)
     hit = np.argwhere(evidence.values > 0)
     if not len(hit):
         return nothing()

@@ -135,7 +135,7 @@ class Trial:
             seen, surface, normals, reach,
             around[keep], around_occupied[keep],
             near, near_occupied, near_distance, shallow(near, near_occupied),
-            measured(self.recording.first(views), self._config),
+            measured(self.recording.first(views), self._config, Lattice()),
         )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class Engine:
 
     def _reached(self, box: BoxContent) -> Tensor:
         """(n, n, n) bool: voxels within the completion distance of a voxel that holds points."""
-        near = torch.zeros(box.free.shape, device=self.device)
+        near = torch.zeros((box.voxels,) * 3, device=self.device)
         near[tuple(box.points.long().T)] = 1
         near = near[None, None]
         for step in range(self._reach):

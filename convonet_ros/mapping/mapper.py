@@ -13,8 +13,8 @@ from convonet_ros.config import Config
 from convonet_ros.geometry import point_to_index
 from convonet_ros.mapping.engine import Engine
 from convonet_ros.mapping.field import Field
-from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
-from convonet_ros.mapping.occupancy import OccupancyVolume, classify
+from convonet_ros.mapping.meshing import Mesh, mesh_of_block, near_hits, no_mesh
+from convonet_ros.mapping.occupancy import OccupancyVolume, classify, evidence_of_voxels
 from convonet_ros.mapping.scheduler import Scheduler
 from convonet_ros.mapping.volume import CropIndex, Volume
 from convonet_ros.model import zoo
@@ -197,7 +197,7 @@ class Mapper:
                 self.lattice.voxel_m, unknown, np.zeros(shape, np.uint8), self._stamp_ns,
             )  # fmt: skip
         probability, classes = classify(
-            volume.evidence_of_window(),
+            evidence_of_voxels(volume.evidence_of_window()),
             self.field.highest(volume.min_crop),
             self.engine.threshold,
             self._confirmed,
@@ -240,11 +240,9 @@ class Mapper:
 
     def _ruled(self, box: BoxContent, logits: Tensor) -> Tensor:
         """The rule that a measured ray beats the network, for a crop's (m, m, m) logits."""
-        halo, sub = self.lattice.halo_voxels, self.lattice.SUB
-        core = slice(halo, halo + self.lattice.crop_voxels)
-        free = box.free[core, core, core]
-        for axis in range(3):
-            free = free.repeat_interleave(sub, axis)
+        halo = self.lattice.SUB * self.lattice.halo_voxels
+        core = slice(halo, halo + len(logits))
+        free = box.visibility[core, core, core] < 0
         limit = self.engine.threshold - _BELOW
         return torch.where(free, logits.nan_to_num(nan=limit).clamp(max=limit), logits)
 
@@ -252,14 +250,10 @@ class Mapper:
         values = self.field.block(crop, self.volume.crops()).float().cpu().numpy()
         if not (values >= self.engine.threshold).any():
             return no_mesh()
-        halo, side = self.lattice.halo_voxels, self.lattice.crop_voxels
-        near = slice(halo - 1, halo + side + 2)
-        hit = self.volume.evidence[self.volume.box_places(crop)][near, near, near] > 0
-        hit = torch.nn.functional.max_pool3d(hit[None, None].float(), 3, 1)[0, 0] > 0
         return mesh_of_block(
             values,
             self.engine.threshold,
             np.asarray(crop) * self.field.side,
             self.lattice.sub_m,
-            hit.cpu().numpy(),
+            near_hits(self.volume.evidence_of_box(crop), self.lattice),
         )

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from skimage.measure import marching_cubes
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+from convonet_ros.geometry import Lattice
 
 # Vertices are kept to this share of a lattice step, so that neighbouring crops, whose arithmetic
 # may differ in the last bit, agree on their border bit for bit.
@@ -75,6 +79,16 @@ def mesh_of_block(
         triangles.astype(np.int32),
         observed[tuple(voxel.T)],
     )
+
+
+def near_hits(evidence: Tensor, lattice: Lattice) -> np.ndarray:
+    """(k, k, k) bool: the voxels of a crop and the next plane that were hit or touch such.
+
+    evidence: (m, m, m) of the sub-voxels of the crop's box, above 0 where hit.
+    """
+    near = slice(lattice.halo_voxels - 1, lattice.halo_voxels + lattice.crop_voxels + 2)
+    hit = max_pool3d((evidence > 0)[None, None].float(), lattice.SUB)[:, :, near, near, near]
+    return (max_pool3d(hit, 3, 1)[0, 0] > 0).cpu().numpy()
 
 
 def closed_surface(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

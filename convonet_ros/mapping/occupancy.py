@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
+from convonet_ros.geometry import Lattice
+
 UNKNOWN, OBSERVED_FREE, OBSERVED_OCCUPIED, PREDICTED_FREE, PREDICTED_OCCUPIED = range(5)
 
 # How often such cells hold something solid, counted on simulated scenes by `convonet evaluate`
-# (docs/training.md): cells that rays crossed, and hit ones before their crop was inferred.
-_P_OBSERVED_FREE = 0.01
+# (docs/training.md): those that rays crossed, and hit ones before their crop was inferred.
+P_OBSERVED_FREE = 0.01
 _P_HIT = 0.6
 # So many hit cells among a cell and its 26 neighbours make a surface and no stray pixel: as many
 # as make it likelier occupied than the default threshold.
@@ -67,28 +70,42 @@ class OccupancyVolume:
         )
 
 
+def evidence_of_voxels(evidence: Tensor) -> Tensor:
+    """(SUB X, SUB Y, SUB Z) int8 evidence of sub-voxels to (X, Y, Z) of voxels.
+
+    A voxel is hit as often as its most hit part, else crossed as often as its most crossed one.
+    """
+    highest = lowest = evidence
+    for axis in range(3):
+        # much faster than amax and amin
+        highest = reduce(torch.maximum, highest.unflatten(axis, (-1, Lattice.SUB)).unbind(axis + 1))
+        lowest = reduce(torch.minimum, lowest.unflatten(axis, (-1, Lattice.SUB)).unbind(axis + 1))
+    return torch.where(highest > 0, highest, lowest)
+
+
 def classify(
     evidence: Tensor, logits: Tensor, threshold: float, confirmed: int
 ) -> tuple[Tensor, Tensor]:
     """Probability (NaN unknown) and class of (X, Y, Z) cells from evidence and predicted logits.
 
-    What was measured comes first: a cell that rays crossed and nothing hit is observed free
-    whatever the network says, and a cell hit by several scans (evidence `confirmed` or more) is
-    observed occupied. A cell hit less often is so if the network agrees or if its neighbours were
-    hit too, as on any surface, be it one that just moved in; else the hit counts as noise, which
-    is mostly single pixels. threshold is in logits.
+    logits: the highest in the cell, where parts that rays crossed are free by rule. So a cell that
+    rays crossed and nothing hit is observed free, but for parts that they missed and that are
+    predicted occupied. A cell hit by several scans (evidence `confirmed` or more) is observed
+    occupied. A cell hit less often is so if the network agrees or if its neighbours were hit too,
+    as on any surface, be it one that just moved in; else the hit counts as noise, which is mostly
+    single pixels. threshold is in logits.
     """
     predicted = torch.sigmoid(logits)
     known = ~logits.isnan()
-    free, hit = evidence < 0, evidence > 0
     occupied = logits >= threshold
+    free, hit = (evidence < 0) & ~occupied, evidence > 0
     hits_around = 27 * avg_pool3d(hit[None, None].float(), 3, 1, 1)[0, 0]  # itself included
     supported = hits_around > SUPPORT - 0.5
     solid = hit & (occupied | ~known | (evidence >= confirmed) | supported)
     limit = torch.sigmoid(torch.as_tensor(threshold)).item()
     measured = torch.where(known, predicted.clamp(min=limit), _P_HIT)
     probability = torch.where(solid, measured, predicted)
-    seen_free = torch.where(known, predicted.clamp(max=_P_OBSERVED_FREE), _P_OBSERVED_FREE)
+    seen_free = torch.where(known, predicted.clamp(max=P_OBSERVED_FREE), P_OBSERVED_FREE)
     probability = torch.where(free, seen_free, probability)
     classes = torch.where(occupied, PREDICTED_OCCUPIED, PREDICTED_FREE)
     classes = torch.where(known, classes, UNKNOWN)

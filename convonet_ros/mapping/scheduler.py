@@ -13,7 +13,7 @@ from convonet_ros.mapping.volume import CropIndex, Volume
 
 @dataclass(slots=True)
 class _Waiting:
-    changed: int  # voxels of the box that changed since the last inference
+    changed: int  # sub-voxels of the box that changed since the last inference
     since_ns: int  # stamp of the first of these changes
 
 
@@ -28,12 +28,13 @@ class Scheduler:
         return len(self._waiting)
 
     def mark(self, volume: Volume, changed: Tensor, stamp_ns: int) -> None:
-        """Mark the crops in whose box one of the (M, 3) changed local voxels lies."""
+        """Mark the crops in whose box one of the (M, 3) changed local sub-voxels lies."""
         if not len(changed):
             return
-        side, halo = self._lattice.crop_voxels, self._lattice.halo_voxels
-        # A local voxel v lies in the boxes of crops floor((v - 2 halo) / side) .. floor(v / side):
-        # the halo is thinner than a crop, so these are one or two along each axis.
+        sub = self._lattice.SUB
+        side, halo = sub * self._lattice.crop_voxels, sub * self._lattice.halo_voxels
+        # One at v lies in the boxes of crops floor((v - 2 halo) / side) .. floor(v / side): the
+        # halo is thinner than a crop, so these are one or two along each axis.
         low, high = (changed - 2 * halo).div(side, rounding_mode="floor"), changed // side
         window = volume.window
         count = changed.new_zeros(tuple(window + 2))

@@ -1,12 +1,13 @@
 """The rolling volume: what was measured around the robot, in a dense ring buffer.
 
-Per sub-voxel it keeps the mean of the points and of their directions to the sensor; per voxel the
-evidence for being occupied. A voxel's place in memory is its lattice index modulo the buffer's
-shape, so memory is constant, look-up is one addition, and following the robot only clears the
-slabs that leave. Evidence is an integer that saturates, so a map that keeps seeing the same
-surroundings stops changing.
+It is made of cells, the lattice's sub-voxels. Each keeps the mean of its points and of their
+directions to the sensor, and evidence for being occupied. A cell's place in memory is its index
+modulo the buffer's shape, so memory is constant, look-up is one addition, and following the robot
+only clears the slabs that leave. Evidence is an integer that saturates, so a map that keeps seeing
+the same surroundings stops changing.
 
-Free space is carved by voxel traversal (Amanatides and Woo, 1987) of all rays in lock-step.
+Free space is carved along rays: a ray enters a cell where it crosses a plane between two of them
+(Amanatides and Woo, 1987); the crossings of many rays are computed at once.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from convonet_ros.model.features import BoxContent, weights_of_means
 
 CropIndex = tuple[int, int, int]
 
-_STEPS = 256  # a sub-voxel's mean point is kept to 1/256 of its side
-# One scan may add this share of max_points_per_cell to a sub-voxel, so that its mean spans
-# several scans and their pose errors.
+_STEPS = 256  # a cell's mean point is kept to 1/256 of its side
+# One scan may add this share of max_points_per_cell to a cell, so that its mean spans several
+# scans and their pose errors.
 _SCANS_PER_MEAN = 8
+_RAYS = 4096  # whose crossings are computed at once, which bounds memory
 
 
 class Volume:
     """The measured world around the robot; all tensors live on one device.
 
-    A window of crops (active) plus a halo around it. Coordinates called `local` are voxels from
+    A window of crops (active) plus a halo around it. Coordinates called `local` are cells from
     the halo's minimum corner, 0 <= local < shape.
     """
 
@@ -42,16 +44,19 @@ class Volume:
         self._map = map_config
         self._scan = scan_config
         self.window = np.array([map_config.window_xy_crops] * 2 + [map_config.window_z_crops])
-        self.shape = self.window * lattice.crop_voxels + 2 * lattice.halo_voxels
+        self._crop, self._halo = (
+            lattice.SUB * lattice.crop_voxels,
+            lattice.SUB * lattice.halo_voxels,
+        )
+        self.shape = self.window * self._crop + 2 * self._halo
         self.min_crop: np.ndarray | None = None  # (3,) lattice index of the window's first crop
         self._held = False
         cells = int(self.shape.prod())
-        subs = lattice.SUB**3
         # > 0: hit, holds points; 0: unknown; < 0: observed free
         self.evidence = torch.zeros(cells, dtype=torch.int8, device=device)
-        # per sub-voxel: mean offset (3), mean direction (3), count
-        self._means = torch.zeros(cells, subs, 7, dtype=torch.uint8, device=device)
-        self._axis = [torch.arange(n, device=device) for n in self.shape]
+        # mean offset (3), mean direction (3), count
+        self._means = torch.zeros(cells, 7, dtype=torch.uint8, device=device)
+        self._crossed = torch.zeros(cells, dtype=torch.bool, device=device)  # by the scan at hand
 
     def clear(self) -> None:
         """Forget everything, the window's place too."""
@@ -85,16 +90,15 @@ class Volume:
             return []
         old = self.crops()
         before, self.min_crop = self.min_crop, target
-        shift = (target - before) * self.lattice.crop_voxels
+        shift = (target - before) * self._crop
         for axis in range(3):
-            # The voxels that enter take the place of those that leave; both sides are one slab.
+            # The cells that enter take the place of those that leave; both sides are one slab.
             local = np.arange(self.shape[axis])
             entered = (local + shift[axis] < 0) | (local + shift[axis] >= self.shape[axis])
             if entered.any():
-                slab = self._ring(axis)[torch.from_numpy(entered).to(self.device)]
-                view = self.evidence.view(*self.shape)
-                view.index_fill_(axis, slab, 0)
-                self._means.view(*self.shape, *self._means.shape[1:]).index_fill_(axis, slab, 0)
+                slab = self._ring(torch.from_numpy(local[entered]).to(self.device), axis)
+                self.evidence.view(*self.shape).index_fill_(axis, slab, 0)
+                self._means.view(*self.shape, 7).index_fill_(axis, slab, 0)
         return [c for c in old if not self.holds(c)]
 
     def holds(self, crop: CropIndex) -> bool:
@@ -105,10 +109,10 @@ class Volume:
         return bool(((off >= 0) & (off < self.window)).all())
 
     @property
-    def origin_voxel(self) -> np.ndarray:
-        """(3,) lattice index of the first voxel, halo included."""
+    def _origin(self) -> np.ndarray:
+        """(3,) index of the first cell, halo included."""
         assert self.min_crop is not None, "the window has no place before the first scan"
-        return self.min_crop * self.lattice.crop_voxels - self.lattice.halo_voxels
+        return self.min_crop * self._crop - self._halo
 
     def crops(self) -> list[CropIndex]:
         """All crops of the window."""
@@ -117,27 +121,28 @@ class Volume:
         x, y, z = self.min_crop.tolist()
         return [(x + i, y + j, z + k) for i, j, k in np.ndindex(*self.window.tolist())]
 
-    def _ring(self, axis: int) -> Tensor:
-        """Place in the buffer of every local coordinate along an axis."""
-        return (self._axis[axis] + int(self.origin_voxel[axis])) % int(self.shape[axis])
+    def _ring(self, local: Tensor, axis: int) -> Tensor:
+        """Place in the buffer of local coordinates along an axis."""
+        size = int(self.shape[axis])
+        place = local + int(self._origin[axis]) % size
+        return torch.where(place >= size, place - size, place)
 
-    def _places(self, local: Tensor) -> Tensor:
-        """(N,) local voxels, counted (x Y + y) Z + z, to (N,) places in the buffer."""
-        ny, nz = int(self.shape[1]), int(self.shape[2])
-        x, y, z = local // (ny * nz), local // nz % ny, local % nz
-        return (self._ring(0)[x] * ny + self._ring(1)[y]) * nz + self._ring(2)[z]
+    def _places(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """Local cells to their places in the buffer; the coordinates' shapes are broadcast."""
+        _, ny, nz = self.shape.tolist()
+        return (self._ring(x, 0) * ny + self._ring(y, 1)) * nz + self._ring(z, 2)
 
     # ---- measuring --------------------------------------------------------------------------
 
     def integrate(self, points: np.ndarray, T_map_sensor: np.ndarray) -> Tensor:
         """Insert (N, 3) sensor-frame points and carve their rays.
 
-        Returns (M, 3) int64 local voxels whose content (as the network sees it) changed.
+        Returns (M, 3) int64 local cells whose content (as the network sees it) changed.
         """
-        voxel_m = self.lattice.voxel_m
+        cell_m = self.lattice.sub_m
         R = torch.from_numpy(T_map_sensor[:3, :3].astype(np.float32)).to(self.device)
         sensor = torch.from_numpy(
-            (T_map_sensor[:3, 3] / voxel_m - self.origin_voxel).astype(np.float32)
+            (T_map_sensor[:3, 3] / cell_m - self._origin).astype(np.float32)
         ).to(self.device)
         rays = torch.from_numpy(points).to(self.device)  # N 3
         distance = rays.norm(dim=1)  # N, metres
@@ -145,7 +150,7 @@ class Volume:
         rays, distance = rays[keep] @ R.T, distance[keep]
         measured = distance <= self._scan.max_range_m
         directions = -rays / distance[:, None]
-        ends = sensor + rays / voxel_m
+        ends = sensor + rays / cell_m
         shape = torch.from_numpy(self.shape).to(self.device)
 
         hits = ends[measured]
@@ -155,23 +160,19 @@ class Volume:
         # A ray carves up to its margin before the end, and never beyond the sensor's range.
         length = distance - self._scan.carve_margin_m - self._scan.carve_margin_per_m2 * distance**2
         length = torch.minimum(length, distance.new_tensor(self._scan.max_range_m))
-        stride = max(1, -(-len(length) // max(1, self._scan.max_rays)))
-        share = (length / distance)[::stride]
-        ahead = share > 0
-        crossed = self._traverse(sensor, ((ends - sensor)[::stride] * share[:, None])[ahead])
-        if self._scan.max_rays == 0:
-            crossed.zero_()
+        if self._scan.max_rays:
+            stride = max(1, -(-len(length) // self._scan.max_rays))
+            share = (length / distance)[::stride]
+            ahead = share > 0
+            self._traverse(sensor, ((ends - sensor)[::stride] * share[:, None])[ahead])
+        changed = torch.cat([self._insert(hits, directions), self._carve()])
+        _, ny, nz = self.shape.tolist()
+        ring = torch.stack([changed // (ny * nz), changed // nz % ny, changed % nz], dim=1)
+        return (ring - torch.from_numpy(self._origin).to(self.device)) % shape
 
-        changed = torch.zeros_like(crossed)
-        self._insert(hits, directions, crossed, changed)
-        self._carve(crossed, changed)
-        return changed.view(*self.shape).nonzero()
-
-    def _traverse(self, sensor: Tensor, rays: Tensor) -> Tensor:
-        """(cells,) bool in local order: voxels crossed by rays (R, 3) from the sensor (voxels)."""
-        nx, ny, nz = (int(n) for n in self.shape)
-        crossed = torch.zeros(nx * ny * nz, dtype=torch.bool, device=self.device)
-        shape = sensor.new_tensor([nx, ny, nz])
+    def _traverse(self, sensor: Tensor, rays: Tensor) -> None:
+        """Mark the cells as crossed that rays (R, 3) from the sensor (in cells) cross."""
+        shape = torch.from_numpy(self.shape).to(rays)
         rays = torch.where(rays.abs() < 1e-6, 1e-6, rays)
         # Clip to the buffer: a sensor outside of it still carves inside.
         t_low, t_high = (0 - sensor) / rays, (shape - sensor) / rays
@@ -179,53 +180,58 @@ class Volume:
         leave = torch.maximum(t_low, t_high).amin(dim=1).clamp(max=1)
         ok = enter < leave
         rays, enter, leave = rays[ok], enter[ok], leave[ok]
-        start = sensor + rays * enter[:, None]
-        cell = start.floor().clamp(min=torch.zeros_like(shape), max=shape - 1)  # R 3
-        step = rays.sign()
-        delta = 1 / rays.abs()  # t from one plane to the next
-        t_next = (cell + (step > 0) - sensor) / rays  # t at the next plane of each axis
-        # Steps that are left before the buffer's border, with room for t's rounding errors.
-        remaining = torch.where(step > 0, shape - 1 - cell, cell)
-        leave = torch.minimum(leave, (t_next + remaining * delta).amin(dim=1) - 1e-4)
-        weights = torch.tensor([ny * nz, nz, 1], device=self.device)
-        flat = (cell.long() * weights).sum(dim=1)
-        stride = step.long() * weights
-        while len(flat):
-            crossed[flat] = True
-            t, axis = t_next.min(dim=1)
-            going = t < leave
-            if not going.all():
-                flat, stride, delta = flat[going], stride[going], delta[going]
-                t_next, leave, axis = t_next[going], leave[going], axis[going]
-            axis = axis[:, None]
-            flat = flat + stride.gather(1, axis)[:, 0]
-            t_next = t_next.scatter_add(1, axis, delta.gather(1, axis))
-        return crossed
+        begin, end = (
+            (sensor + rays * t[:, None]).floor().clamp(min=0).minimum(shape - 1)
+            for t in (enter, leave)
+        )  # R 3, cells
+        self._crossed.index_fill_(0, self._places(*begin.long().unbind(1)), True)
+        # Every plane that a ray crosses along an axis leads into a cell. At the nth one the ray is
+        # at first + n step, of which the axis' own coordinate is the cell's middle.
+        tables = self._tables()
+        for axis in range(3):
+            planes = (end - begin)[:, axis].abs()
+            crossing = planes.argsort(descending=True)[: int((planes > 0).sum())]
+            # In groups of rays with about as many planes; the shorter ones stay at their last.
+            for start in range(0, len(crossing), _RAYS):
+                group = crossing[start : start + _RAYS]
+                last = planes[group, None] - 1  # G 1
+                n = torch.arange(int(last[0]) + 1, device=self.device, dtype=rays.dtype)
+                n = torch.minimum(n, last)
+                forward = rays[group, axis] > 0
+                plane = begin[group, axis] + forward
+                to_plane = (plane - sensor[axis]) / rays[group, axis]
+                first = sensor + rays[group] * to_plane[:, None]
+                first[:, axis] = plane + torch.where(forward, 0.5, -0.5)
+                first += 1  # as the tables count
+                step = rays[group] / rays[group, axis, None].abs()
+                place: Tensor | int = 0
+                for k, table in enumerate(tables):
+                    along = torch.addcmul(first[:, k, None], n, step[:, k, None])
+                    # many times faster than table[...]
+                    place = place + table.index_select(0, along.int().view(-1))
+                assert isinstance(place, Tensor)
+                self._crossed.index_fill_(0, place, True)
 
-    def _insert(self, hits: Tensor, directions: Tensor, crossed: Tensor, changed: Tensor) -> None:
-        """Average points into their sub-voxels and raise the evidence of their voxels.
+    def _tables(self) -> list[Tensor]:
+        """Per axis the share of a place in the buffer by local coordinate, from -1 to shape."""
+        strides = (int(self.shape[1] * self.shape[2]), int(self.shape[2]), 1)
+        local = (torch.arange(-1, n + 1, device=self.device).clamp(0, n - 1) for n in self.shape)
+        return [self._ring(n, k) * strides[k] for k, n in enumerate(local)]
 
-        A voxel that is hit takes no carving from the same scan: `crossed` is cleared there.
+    def _insert(self, hits: Tensor, directions: Tensor) -> Tensor:
+        """Average points into their cells and raise the evidence of these; the places of a change.
+
+        A cell that is hit takes no carving from the same scan: it does not count as crossed.
         """
-        if not len(hits):
-            return
-        sub = self.lattice.SUB
-        voxel = hits.floor()  # N 3
-        within = (hits - voxel) * sub
-        corner = within.floor().clamp(max=sub - 1)
-        offset = (within - corner).clamp(0, 1 - 1 / 512)  # N 3, in [0, 1)
-        ny, nz = int(self.shape[1]), int(self.shape[2])
-        v, c = voxel.long(), corner.long()
-        local = (v[:, 0] * ny + v[:, 1]) * nz + v[:, 2]
-        key = local * sub**3 + (c[:, 0] * sub + c[:, 1]) * sub + c[:, 2]
-        key, group, count = key.unique(return_inverse=True, return_counts=True)
-        sums = offset.new_zeros(len(key), 6)
+        cell = hits.floor()  # N 3
+        offset = (hits - cell).clamp(0, 1 - 1 / 512)  # N 3, in [0, 1)
+        place = self._places(*cell.long().unbind(1))
+        place, group, count = place.unique(return_inverse=True, return_counts=True)
+        sums = offset.new_zeros(len(place), 6)
         sums.index_add_(0, group, torch.cat([offset, directions], dim=1))
         mean = sums / count[:, None]
 
-        local_k, slot = key // sub**3, key % sub**3
-        place = self._places(local_k)
-        old = self._means[place, slot]  # K 7
+        old = self._means[place]  # K 7
         n_old = old[:, 6:].float()
         limit = self._map.max_points_per_cell
         n_new = count[:, None].clamp(max=max(1, limit // _SCANS_PER_MEAN)).float()
@@ -237,29 +243,28 @@ class Volume:
         row = torch.cat([_encode(blended), (n_old + n_new).to(torch.uint8)], dim=1)
         full = n_new[:, 0] == 0
         row[full] = old[full]
-        self._means[place, slot] = row
-        changed[local_k[(row != old).any(dim=1)]] = True
+        self._means[place] = row
 
-        hit_local = local_k.unique()
-        crossed[hit_local] = False
-        hit_place = self._places(hit_local)
-        before = self.evidence[hit_place]
+        before = self.evidence[place]
         after = (before.clamp(min=0).int() + self._map.hit_weight).clamp(max=self._map.max_evidence)
         after = after.to(torch.int8)
-        self.evidence[hit_place] = after
-        changed[hit_local[self._visibility(before) != self._visibility(after)]] = True
+        self.evidence[place] = after
+        self._crossed[place] = False
+        differs = (row != old).any(dim=1) | (self._visibility(before) != self._visibility(after))
+        return place[differs]
 
-    def _carve(self, crossed: Tensor, changed: Tensor) -> None:
-        """Lower the evidence of crossed voxels; those that become free forget their points."""
-        local = crossed.nonzero()[:, 0]
-        place = self._places(local)
+    def _carve(self) -> Tensor:
+        """Lower the evidence of crossed cells, of which those that become free forget their points;
+        the places of a change."""
+        place = self._crossed.nonzero()[:, 0]
+        self._crossed[place] = False
         before = self.evidence[place]
         after = before - 1
-        after[after == 0] = -1  # 0 means unknown; a voxel seen through is free
+        after[after == 0] = -1  # 0 means unknown; a cell seen through is free
         after.clamp_(min=-self._map.max_evidence)
         self.evidence[place] = after
         self._means[place[(before > 0) & (after < 0)]] = 0
-        changed[local[self._visibility(before) != self._visibility(after)]] = True
+        return place[self._visibility(before) != self._visibility(after)]
 
     def _visibility(self, evidence: Tensor) -> Tensor:
         """Evidence as the network sees it: int8 from -2 to 2, see `BoxContent`."""
@@ -269,40 +274,47 @@ class Volume:
     # ---- reading ----------------------------------------------------------------------------
 
     def evidence_of_window(self) -> Tensor:
-        """(X, Y, Z) int8 evidence of the window's voxels (without the halo) in lattice order."""
-        halo = self.lattice.halo_voxels
-        x, y, z = (self._ring(axis)[halo : int(self.shape[axis]) - halo] for axis in range(3))
-        return self.evidence.view(*self.shape)[x][:, y][:, :, z]
+        """(X, Y, Z) int8 evidence of the window's cells (without the halo) in lattice order."""
+        start = np.full(3, self._halo)
+        return self._evidence_of(start, self.shape - start)
 
-    def box_places(self, crop: CropIndex) -> Tensor:
-        """(n, n, n) places in the buffer of the voxels of a crop's box."""
-        assert self.min_crop is not None
-        start = (np.asarray(crop) - self.min_crop) * self.lattice.crop_voxels
-        n = self.lattice.box_voxels
-        x, y, z = (self._ring(axis)[int(start[axis]) : int(start[axis]) + n] for axis in range(3))
-        ny, nz = int(self.shape[1]), int(self.shape[2])
-        return (x[:, None, None] * ny + y[:, None]) * nz + z
+    def evidence_of_box(self, crop: CropIndex) -> Tensor:
+        """(m, m, m) int8 evidence of the cells of a crop's box."""
+        start = self._corner(crop)
+        return self._evidence_of(start, start + self._crop + 2 * self._halo)
 
     def has_points(self, crop: CropIndex) -> bool:
         """Whether anything was hit in a crop's box."""
-        return bool((self.evidence[self.box_places(crop)] > 0).any())
+        return bool((self.evidence_of_box(crop) > 0).any())
 
     def box(self, crop: CropIndex) -> BoxContent:
         """The measured content of a crop's box."""
-        places = self.box_places(crop)  # n n n
-        evidence = self.evidence[places]
-        voxel = (evidence > 0).nonzero()  # V 3
-        rows = self._means[places[tuple(voxel.T)]]  # V s 7
-        v, slot = (rows[:, :, 6] > 0).nonzero(as_tuple=True)
-        offset, direction = _decode(rows[v, slot])
-        sub = self.lattice.SUB
-        corner = torch.stack([slot // sub**2, slot // sub % sub, slot % sub], dim=1)
+        evidence = self.evidence_of_box(crop)
+        cell = (evidence > 0).nonzero()  # P 3
+        local = cell + torch.from_numpy(self._corner(crop)).to(self.device)
+        rows = self._means[self._places(*local.unbind(1))]  # P 7
+        offset, direction = _decode(rows)
         return BoxContent(
-            (corner + offset) / sub + voxel[v],
+            (cell + offset) / self.lattice.SUB,
             direction,
-            weights_of_means(rows[v, slot, 6]),
+            weights_of_means(rows[:, 6]),
             self._visibility(evidence),
         )
+
+    def _corner(self, crop: CropIndex) -> np.ndarray:
+        """(3,) the first local cell of a crop's box."""
+        assert self.min_crop is not None
+        return (np.asarray(crop) - self.min_crop) * self._crop
+
+    def _evidence_of(self, start: np.ndarray, end: np.ndarray) -> Tensor:
+        """(X, Y, Z) evidence of the local cells from start to before end."""
+        found = self.evidence.view(*self.shape)
+        for axis, (a, b) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
+            first, size = (a + int(self._origin[axis])) % found.shape[axis], b - a
+            size_left = min(size, found.shape[axis] - first)
+            parts = [found.narrow(axis, first, size_left), found.narrow(axis, 0, size - size_left)]
+            found = torch.cat(parts, axis) if size > size_left else parts[0]
+        return found
 
 
 def _encode(mean: Tensor) -> Tensor:
@@ -313,6 +325,6 @@ def _encode(mean: Tensor) -> Tensor:
 
 
 def _decode(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(K, 7) uint8 to offsets strictly inside the sub-voxel and directions, (K, 3) float32."""
+    """(K, 7) uint8 to offsets strictly inside the cell and directions, (K, 3) float32."""
     values = rows.float()
     return (values[:, :3] + 0.5) / _STEPS, values[:, 3:6] / 127.5 - 1

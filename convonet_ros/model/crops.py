@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convonet_ros.geometry import Lattice
 from convonet_ros.model.decoder import LocalDecoder, sample_trilinear
 from convonet_ros.model.encoder import LocalPoolPointnet, scatter_mean
 from convonet_ros.model.features import Box, BoxBatch, BoxContent, batch_boxes
@@ -59,7 +60,7 @@ class CropSpec:
     """Shape of a crop network, what it looks at, and the lattice that it was trained on.
 
     directions: whether it sees where points were measured from. visibility: what it sees of the
-    evidence of rays: "levels" (all, and the points' weights), "free" (only whether a voxel is
+    evidence of rays: "levels" (all, and the points' weights), "free" (only whether a sub-voxel is
     observed free) or "none".
     """
 
@@ -98,9 +99,9 @@ class CropNetwork(nn.Module):
         super().__init__()
         self.spec = spec
         self.points = LocalPoolPointnet(7, spec.point_features, spec.hidden, spec.point_blocks)
-        # beside the features: hits, and rays that passed
+        # beside the features: hits and rays that passed, of each sub-voxel
         self.unet = UNet3D(
-            spec.point_features + 2,
+            spec.point_features + 2 * Lattice.SUB**3,
             spec.voxel_features,
             f_maps=spec.maps,
             layer_order="cbr",
@@ -113,13 +114,14 @@ class CropNetwork(nn.Module):
         """B boxes to (B, voxel_features, n, n, n)."""
         b, _, n, _, _ = batch.visibility.shape
         position, direction, weight = batch.features.split([3, 3, 1], dim=1)
-        hits, passed = batch.visibility.clamp(min=0), (-batch.visibility).clamp(min=0)
+        evidence = batch.visibility.to(position.dtype) / 2
+        hits, passed = evidence.clamp(min=0), (-evidence).clamp(min=0)
         if not self.spec.directions:
             direction = torch.zeros_like(direction)
         if self.spec.visibility != "levels":
             weight, hits, passed = torch.zeros_like(weight), hits.ceil(), passed.ceil()
         if self.spec.visibility == "none":
-            passed = torch.zeros_like(passed)
+            hits, passed = torch.zeros_like(hits), torch.zeros_like(passed)
         features = torch.cat([position, direction, weight], dim=1)
         features = self.points.point_features(features, [batch.cell])  # P c
         features = scatter_mean(features, batch.cell, b * n**3)  # (b n^3) c

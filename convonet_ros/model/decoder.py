@@ -32,24 +32,25 @@ def sample(features: Tensor, coordinates: Tensor, mode: str = "bilinear") -> Ten
 
 
 def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
-    """(C, n, n, n) voxel features at (Q, 3) points in voxels to (Q, C).
+    """(C, X, Y, Z) voxel features at (Q, 3) points in voxels to (Q, C).
 
     A voxel's feature sits at its centre; outside of the outermost centres it stays constant.
     """
-    n = grid.shape[-1]
-    lower = (points - 0.5).clamp(0, n - 1)
+    sides = torch.tensor(grid.shape[1:], device=points.device)
+    lower = (points - 0.5).clamp(min=0).minimum(sides - 1)
     if gathers(grid):
         return _gathered(grid.movedim(0, -1), lower)
-    base = lower.floor().clamp(max=n - 2)
+    base = lower.floor().minimum(sides - 2)
     weight = lower - base  # Q 3
-    table = grid.flatten(1).T  # n^3 C
+    table = grid.flatten(1).T  # (X Y Z) C
+    ny, nz = grid.shape[2:]
     base = base.long()
     result = None
     for corner in range(8):
         bits = torch.tensor([corner >> 2, corner >> 1 & 1, corner & 1], device=points.device)
         x, y, z = (base + bits).unbind(1)
         share = torch.where(bits.bool(), weight, 1 - weight).prod(dim=1)
-        part = table[(x * n + y) * n + z] * share[:, None].to(table.dtype)
+        part = table[(x * ny + y) * nz + z] * share[:, None].to(table.dtype)
         result = part if result is None else result + part
     assert result is not None
     return result

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convonet_ros.geometry import Lattice
+
 # The axes that a kind of feature keeps; the first one is the last axis of its feature tensor.
 AXES = {"grid": (0, 1, 2), "xz": (0, 2), "xy": (0, 1), "yz": (1, 2)}
 _FREQUENCIES = 10  # of the sine and cosine encoding
@@ -129,8 +131,8 @@ class BoxContent:
     points: (P, 3) float32 in voxels from the box's minimum corner, strictly inside voxels.
     directions: (P, 3) float32 mean unit direction from the point to the sensor, map axes.
     weights: (P,) float32 in (0, 1], see `weights_of_means`.
-    visibility: (n, n, n) int8, the evidence of rays: -2 surely free, -1 crossed, 0 unknown,
-    1 hit, 2 surely hit. Voxels that are hit hold points, others do not.
+    visibility: (m, m, m) int8, m = SUB n, the evidence of rays per sub-voxel: -2 surely free, -1
+    crossed, 0 unknown, 1 hit, 2 surely hit. Sub-voxels that are hit hold a point, others do not.
     """
 
     points: Tensor
@@ -139,9 +141,9 @@ class BoxContent:
     visibility: Tensor
 
     @property
-    def free(self) -> Tensor:
-        """(n, n, n) bool, voxels that rays crossed and nothing hit."""
-        return self.visibility < 0
+    def voxels(self) -> int:
+        """n, the voxels along the box."""
+        return self.visibility.shape[0] // Lattice.SUB
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class BoxBatch:
 
     cell: (P,) int64, b n^3 + (x n + y) n + z of the voxel that holds the point.
     features: (P, 7) float32, position in the voxel scaled to [-1, 1], direction to the sensor and
-    weight. visibility: (B, 1, n, n, n) float32, that of the boxes divided by 2.
+    weight. visibility: (B, 8, n, n, n) int8, that of the boxes, a voxel's sub-voxels as channels.
     """
 
     cell: Tensor
@@ -160,7 +162,7 @@ class BoxBatch:
 
 def batch_boxes(boxes: Sequence[BoxContent]) -> BoxBatch:
     """Stack boxes of equal size; the same box gives the same numbers in any batch."""
-    n = boxes[0].visibility.shape[0]
+    n, sub = boxes[0].voxels, Lattice.SUB
     cells, features = [], []
     for b, box in enumerate(boxes):
         voxel = box.points.floor()  # P 3
@@ -168,5 +170,6 @@ def batch_boxes(boxes: Sequence[BoxContent]) -> BoxBatch:
         cells.append(b * n**3 + (x * n + y) * n + z)
         place = 2 * (box.points - voxel) - 1
         features.append(torch.cat([place, box.directions, box.weights[:, None]], dim=1))
-    visibility = torch.stack([box.visibility for box in boxes])[:, None].float()  # B 1 n n n
-    return BoxBatch(torch.cat(cells), torch.cat(features), visibility / 2)
+    visibility = torch.stack([box.visibility for box in boxes]).view(-1, n, sub, n, sub, n, sub)
+    visibility = visibility.permute(0, 2, 4, 6, 1, 3, 5).reshape(-1, sub**3, n, n, n)
+    return BoxBatch(torch.cat(cells), torch.cat(features), visibility)

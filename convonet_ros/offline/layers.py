@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import max_pool3d
 
 from convonet_ros.config import Config
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.engine import Engine
-from convonet_ros.mapping.meshing import Mesh, mesh_of_block, no_mesh
+from convonet_ros.mapping.meshing import Mesh, mesh_of_block, near_hits, no_mesh
 from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.model import zoo
 from convonet_ros.model.features import BoxContent, weights_of_means
@@ -187,9 +186,13 @@ class _Boxes:
         local, count, direction = local[inside], means.count[inside], means.direction[inside]
         # strictly inside of the sub-voxel, also after rounding to float32
         points = (local + means.offset[inside].clip(0, 1 - 1 / 512)) / sub
-        hits = np.bincount(_flat(local // sub, n), count, n**3).reshape(n, n, n)
-        rays = self._passed(points, direction, hits > 0)
+        hits = np.zeros((n * sub,) * 3, np.float32)
+        hits[tuple(local.T)] = count
+        hit = hits.reshape(n, sub, n, sub, n, sub).max(axis=(1, 3, 5)) > 0
+        rays = self._passed(points, direction, hit)
         passed = np.where(rays >= _SURELY_FREE, -2, np.where(rays > 0, -1, 0))
+        for axis in range(3):
+            passed = passed.repeat(sub, axis)
         seen = np.where(hits >= _SURE, 2, np.where(hits > 0, 1, passed))
         weights = weights_of_means(torch.from_numpy(count))
         arrays = (points.astype(np.float32), direction, seen.astype(np.int8))
@@ -255,7 +258,7 @@ def _meshes(
             some = layer[start : start + batch]
             content = [_moved(boxes.of(slab, crop), engine.device) for crop in some]
             for crop, box, logits in zip(some, content, engine.infer(content), strict=True):
-                decoded[crop] = _Decoded(logits.cpu(), _observed(box, engine.lattice))
+                decoded[crop] = _Decoded(logits.cpu(), near_hits(box.visibility, engine.lattice))
             done += len(some)
             progress(done)
         for crop in before:
@@ -268,13 +271,6 @@ def _meshes(
 def _moved(box: BoxContent, device: torch.device) -> BoxContent:
     parts = (box.points, box.directions, box.weights, box.visibility)
     return BoxContent(*(part.to(device) for part in parts))
-
-
-def _observed(box: BoxContent, lattice: Lattice) -> np.ndarray:
-    """(k, k, k) bool: voxels of the crop and the next plane that hold points or touch such."""
-    near = slice(lattice.halo_voxels - 1, lattice.halo_voxels + lattice.crop_voxels + 2)
-    hit = (box.visibility[near, near, near] > 0)[None, None].float()
-    return (max_pool3d(hit, 3, 1)[0, 0] > 0).cpu().numpy()
 
 
 def _mesh(crop: CropIndex, decoded: dict[CropIndex, _Decoded], engine: Engine) -> Mesh:

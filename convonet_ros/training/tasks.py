@@ -4,9 +4,8 @@ on folders of shapes. A task owns the network, the data and the loss; the `Train
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from convonet_ros.datasets.samples import (
 )
 from convonet_ros.datasets.shapes import EmptyCropError, Item, Shapes
 from convonet_ros.geometry import Lattice
+from convonet_ros.mapping.engine import choose_precision
 from convonet_ros.model.crops import CropNetwork, CropSpec, UnitBoxes
 from convonet_ros.model.encoder import LocalPoolPointnet, LocalVoxelEncoder
-from convonet_ros.model.features import batch_boxes
+from convonet_ros.model.features import BoxBatch, batch_boxes
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.zoo import from_upstream
 
@@ -45,14 +45,22 @@ class Task(Protocol):
     about: dict[str, Any]
     validation: list[Any]
 
-    def batches(self, step: int) -> Iterator[Any]:
-        """Batches from a step on; batch k is the same whether resumed or not."""
+    def batch(self, number: int, rank: int = 0, world: int = 1) -> Any:
+        """What one of several processes takes of a batch, which depends on its number alone:
+        tensors in tuples and dictionaries."""
 
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean cross-entropy of a batch, and the (N,) logits and truth of all its queries."""
+        """Mean cross-entropy of a batch on the network's device, and the (N,) logits and truth of
+        all its queries."""
 
-    def share(self, batch: Any, rank: int, world: int) -> Any:
-        """What one of several processes takes of a batch, a batch itself."""
+
+class CropBatch(NamedTuple):
+    """B samples: what the network takes of their boxes, `BoxBatch` or (B, N, 3) points of each,
+    (B, Q, 3) query points in voxels of the box and their (B, Q) bool truth."""
+
+    inputs: tuple[Tensor, ...]
+    queries: Tensor
+    occupied: Tensor
 
 
 class RoomCrops:
@@ -93,58 +101,64 @@ class RoomCrops:
             (path, i) for path, v in zip(rooms, views, strict=True) for i in range(len(v))
         ]
         self.views = np.concatenate(views)
-        self.batch, self.seed, self.easy_steps = batch, seed, easy_steps
+        self.batch_size, self.seed, self.easy_steps = batch, seed, easy_steps
         self.about = {"rooms": len(rooms), "samples": len(self.samples)}
         found = [
-            read_sample(path, i, self.lattice)
-            for path in held_out
-            for i in range(len(views_of_samples(path)))
+            read_sample(path, i) for path in held_out for i in range(len(views_of_samples(path)))
         ]
-        self.validation = [found[k : k + batch] for k in range(0, len(found), batch)]
+        self.validation: list[Any] = [
+            self._collated(found[k : k + batch]) for k in range(0, len(found), batch)
+        ]
 
-    def batches(self, step: int) -> Iterator[list[Sample]]:
-        """Samples in a shuffled order per epoch, of which the curriculum leaves out some.
+    def batch(self, number: int, rank: int = 0, world: int = 1) -> CropBatch:
+        """Random samples, of which the curriculum leaves out some, each in a random symmetry."""
+        wanted = np.flatnonzero(self.views >= self.fewest_views(number))
+        chance = np.random.default_rng([self.seed, number])
+        chosen = wanted[chance.integers(0, len(wanted), self.batch_size)]
+        samples = []
+        for place in range(rank, self.batch_size, world):
+            path, i = self.samples[int(chosen[place])]
+            chance = np.random.default_rng([self.seed, number, place])
+            sample = symmetric(read_sample(path, i), chance)
+            samples.append(blind(sample) if chance.random() < _BLIND else sample)
+        return self._collated(samples)
 
-        A batch depends on the seed and its number alone.
-        """
-        while True:
-            rng = np.random.default_rng([self.seed, step])
-            wanted = np.flatnonzero(self.views >= self.fewest_views(step))
-            chosen = wanted[rng.integers(0, len(wanted), self.batch)]
-            picked = [self.samples[i] for i in chosen.tolist()]
-            batch = [symmetric(read_sample(path, i, self.lattice), rng) for path, i in picked]
-            yield [blind(s) if rng.random() < _BLIND else s for s in batch]
-            step += 1
+    def _collated(self, samples: list[Sample]) -> CropBatch:
+        boxes = [sample.box for sample in samples]
+        inputs: tuple[Tensor, ...]
+        if isinstance(self.network, CropNetwork):
+            content = batch_boxes(boxes)
+            inputs = content.cell, content.features, content.visibility
+        else:
+            inputs = (torch.stack([_drawn_points(box.points) for box in boxes]),)
+        return CropBatch(
+            inputs,
+            torch.stack([sample.queries for sample in samples]),
+            torch.stack([sample.occupied for sample in samples]),
+        )
 
     def fewest_views(self, step: int) -> int:
         """The views that a crop has at least at a step."""
         most = min(_EASY_VIEWS, int(self.views.max()))
         return max(1, round(most * (1 - step / max(1, self.easy_steps))))
 
-    def share(self, batch: list[Sample], rank: int, world: int) -> list[Sample]:
-        """What one of several processes takes of a batch."""
-        return batch[rank::world]
-
-    def loss(self, network: nn.Module, batch: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Task.loss`; in bfloat16."""
-        device = next(network.parameters()).device
-        boxes = [sample.box for sample in batch]
-        queries = torch.stack([sample.queries for sample in batch]).to(device)  # B Q 3
-        truth = torch.stack([sample.occupied for sample in batch]).to(device).flatten()
-        with torch.autocast(device.type, torch.bfloat16):
+    def loss(self, network: nn.Module, batch: CropBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Task.loss`; in bfloat16 where the device computes in it."""
+        queries, truth = batch.queries, batch.occupied.flatten()
+        device = queries.device
+        low = choose_precision("auto", device, torch.bfloat16) == torch.bfloat16
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
             if isinstance(network, CropNetwork):
-                content = batch_boxes(boxes)
-                content = type(content)(
-                    *(getattr(content, k).to(device) for k in content.__slots__)
-                )
-                grid = network.encode(content)  # B C n n n
-                parts = [network.decode(grid[i], own) for i, own in enumerate(queries)]
-                logits = torch.cat(parts).float()
+                grid = network.encode(BoxBatch(*batch.inputs))  # B C n n n
+                # The boxes one behind the other along x: no query lies in the first or last voxel.
+                first = torch.arange(len(grid), device=device) * grid.shape[-1]
+                places = queries + torch.stack([first, first * 0, first * 0], dim=1)[:, None]
+                behind = grid.transpose(0, 1).flatten(1, 2)  # C (B n) n n
+                logits = network.decode(behind, places.flatten(0, 1)).float()
             else:
                 assert isinstance(network, OccupancyNetwork)
-                points = torch.stack([_drawn_points(box.points) for box in boxes]).to(device)
                 cube = UnitBoxes.cube(self.lattice.box_voxels)
-                logits = network(cube(queries), cube(points)).flatten().float()
+                logits = network(cube(queries), cube(batch.inputs[0])).flatten().float()
         return binary_cross_entropy_with_logits(logits, truth.float()), logits, truth
 
 
@@ -165,9 +179,6 @@ class ShapeFolder:
     def __init__(self, data: str, config: dict[str, Any], batch: int, seed: int) -> None:
         config = _within_reach(config, Path(data))
         self.network = from_upstream(config)
-        for module in self.network.modules():
-            if isinstance(module, LocalPoolPointnet | LocalVoxelEncoder):
-                module.unet_dtype = torch.bfloat16
         self.shapes = Shapes(Path(data), config, "train")
         held_out = Shapes(Path(data), config, "val")
         held_out.split = "train"  # crops as in training: a whole scene need not fit into memory
@@ -176,39 +187,33 @@ class ShapeFolder:
                 f"training data {data}: expected models in train.lst and val.lst, got "
                 f"{len(self.shapes)} and {len(held_out)}; make them with 'convonet shapes'"
             )
-        self.batch, self.seed = batch, seed
+        self.batch_size, self.seed = batch, seed
         self.about = {"shapes": len(self.shapes)}
         count = min(len(held_out), _VALIDATION_SHAPES)
         items = [_drawn(held_out, k, np.random.RandomState(k)) for k in range(count)]
-        self.validation = [items[k : k + batch] for k in range(0, count, batch)]
+        self.validation: list[Any] = [collate(items[k : k + batch]) for k in range(0, count, batch)]
 
-    def batches(self, step: int) -> Iterator[list[Item]]:
+    def batch(self, number: int, rank: int = 0, world: int = 1) -> Any:
         """Every epoch has all shapes in an order of its own; what is drawn of one is new each time.
 
         The last batch of an epoch is filled up from the next one.
         """
-        count = len(self.shapes)
-        while True:
-            first = step * self.batch
-            rng = np.random.RandomState([self.seed, step])
-            places = range(first, first + self.batch)
-            orders = {
-                epoch: np.random.RandomState([self.seed, epoch, 1]).permutation(count)
-                for epoch in {place // count for place in places}
-            }
-            chosen = [int(orders[place // count][place % count]) for place in places]
-            yield [_drawn(self.shapes, index, rng) for index in chosen]
-            step += 1
+        items = []
+        for place in range(rank, self.batch_size, world):
+            epoch, nth = divmod(number * self.batch_size + place, len(self.shapes))
+            order = np.random.RandomState([self.seed, epoch, 1]).permutation(len(self.shapes))
+            chance = np.random.RandomState([self.seed, number, place, 2])
+            items.append(_drawn(self.shapes, int(order[nth]), chance))
+        return collate(items)
 
-    def share(self, batch: list[Item], rank: int, world: int) -> list[Item]:
-        """What one of several processes takes of a batch."""
-        return batch[rank::world]
-
-    def loss(self, network: nn.Module, batch: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Task.loss`; the U-Nets compute in bfloat16."""
+    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Task.loss`; the U-Nets compute in bfloat16 where the device does."""
         assert isinstance(network, OccupancyNetwork)
-        device = next(network.parameters()).device
-        inputs, queries, truth = collate(batch, device)
+        inputs, queries, truth = batch
+        dtype = choose_precision("auto", truth.device, torch.bfloat16)
+        for module in network.modules():
+            if isinstance(module, LocalPoolPointnet | LocalVoxelEncoder):
+                module.unet_dtype = None if dtype == torch.float32 else dtype
         logits = network.decode(network.encode(inputs), queries)
         loss = binary_cross_entropy_with_logits(logits, truth)
         return loss, logits.flatten(), truth.flatten() > 0.5
@@ -237,12 +242,12 @@ def _drawn(shapes: Shapes, index: int, rng: np.random.RandomState) -> Item:
     raise ValueError(f"training data: {shapes.model_folder(index)}: 100 crops hold no query points")
 
 
-def collate(items: list[Item], device: torch.device) -> tuple[Any, Any, Tensor]:
+def collate(items: list[Item]) -> tuple[Any, Any, Tensor]:
     """Items to what `encode` and `decode` take, and the (B, M) truth, 0 or 1."""
 
     def stacked(key: str, kind: str | None = None) -> Tensor:
         arrays = [item[key] if kind is None else item[key][kind] for item in items]
-        return torch.from_numpy(np.stack(arrays)).to(device)
+        return torch.from_numpy(np.stack(arrays))
 
     truth = stacked("points.occ")
     if "pointcloud_crop" not in items[0]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from convonet_ros.model import zoo
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from convonet_ros.training.tasks import Task
 
 _BAD_STEPS = 10  # in a row, then it is given up
+_READERS = 8  # processes that read batches for a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Trainer:
         self.config, self.task, self.folder = config, task, RunFolder(folder)
         self.processes = processes or Processes()
         self.device = self.processes.device
+        torch.backends.cudnn.benchmark = True  # boxes have one size
         self.network = task.network.to(self.device)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.network, multi_avg_fn=partial(_average, decay=config.ema)
@@ -107,7 +110,7 @@ class Trainer:
             total=config.steps, initial=self.step, unit="step", mininterval=5,
             disable=not self.processes.first,
         )  # fmt: skip
-        with closing(_ahead(self.task.batches(self.step))) as data, bar:
+        with closing(self._batches(range(self.step, config.steps))) as data, bar:
             while True:
                 if self._due():
                     self._validate()
@@ -123,6 +126,25 @@ class Trainer:
                 if stopped:
                     break
         return self.folder.best
+
+    def _batches(self, numbers: range) -> Generator[Any, None, None]:
+        """This process' shares of batches on its device, read from the disk ahead of their use.
+
+        A GPU waits for several processes that read, a processor for none beside itself.
+        """
+        shares = _Shares(self.task, self.processes.rank, self.processes.count)
+        if self.device.type == "cuda":
+            readers = min(_READERS, os.cpu_count() or 1)
+            batches: Iterator[Any] = iter(DataLoader(
+                shares, batch_size=None, sampler=numbers, num_workers=readers, pin_memory=True,
+            ))  # fmt: skip
+        else:
+            batches = map(shares.__getitem__, numbers)
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(next, batches, None)
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, batches, None)
+                yield _moved(batch, self.device)
 
     def _due(self) -> bool:
         """Whether it is time to validate."""
@@ -141,8 +163,6 @@ class Trainer:
         """One step; without effect on the weights when its loss or gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = _cosine(self.step, self.config.steps, self.config.lr)
-        if self.processes.count > 1:
-            batch = self.task.share(batch, self.processes.rank, self.processes.count)
         self.network.train()
         loss, logits, _ = self.task.loss(self.network, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -179,8 +199,9 @@ class Trainer:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
         network.train()
-        batches = self.task.batches(self.config.steps)  # behind any curriculum, always the same
-        for batch in itertools.islice(batches, _STATISTICS_BATCHES):
+        # Behind any curriculum, always the same.
+        numbers = range(self.config.steps, self.config.steps + _STATISTICS_BATCHES)
+        for batch in self._batches(numbers):
             self.task.loss(network, batch)
         network.eval()
 
@@ -195,7 +216,7 @@ class Trainer:
         logits, truth = [], []  # of each batch, on the CPU
         loss, both, either = 0.0, 0, 0
         for batch in self.task.validation:
-            _, logit, solid = self.task.loss(network, batch)
+            _, logit, solid = self.task.loss(network, _moved(batch, self.device))
             logits.append(logit.float().cpu())
             truth.append(solid.cpu())
             loss += binary_cross_entropy_with_logits(
@@ -279,14 +300,26 @@ class Trainer:
         _set_random_state(state["random"], self.device)
 
 
-def _ahead(batches: Iterator[Any]) -> Generator[Any, None, None]:
-    """The same batches, each read from the disk while the one before it is trained on."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches)
-        while True:
-            batch = coming.result()
-            coming = pool.submit(next, batches)
-            yield batch
+@dataclass(frozen=True, slots=True)
+class _Shares(Dataset[Any]):
+    """What one process takes of the batches of a task, by their numbers."""
+
+    task: Task
+    rank: int
+    world: int
+
+    def __getitem__(self, number: int) -> Any:
+        return self.task.batch(number, self.rank, self.world)
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    """Nested tuples and dictionaries of tensors, on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: _moved(part, device) for key, part in batch.items()}
+    parts = [_moved(part, device) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 @torch.no_grad()
