@@ -43,7 +43,8 @@ def save(path: str | Path, network: CropNetwork | OccupancyNetwork, about: dict[
         described: dict[str, Any] = {"spec": asdict(network.spec)}
     else:
         described = {"config": network.config}
-    torch.save({**described, "weights": network.state_dict(), "about": about}, partial)
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    torch.save({**described, "weights": weights, "about": about}, partial)
     partial.replace(path)
 
 
