@@ -46,7 +46,7 @@ class MapConfig:
     frame_id: str = knob("odom", "The map's frame: gravity-aligned, z up.")
     window_xy_crops: int = knob(5, "Side of the rolling window, in crops.", "crops", 1, 64)
     window_z_crops: int = knob(3, "Height of the rolling window, in crops.", "crops", 1, 64)
-    hit_weight: int = knob(2, "Evidence that one scan's hit adds to a voxel.", "", 1, 100)
+    hit_weight: int = knob(2, "Evidence that one scan's hit adds to a sub-voxel.", "", 1, 100)
     max_evidence: int = knob(
         6, "Evidence saturates here: so many scans see through an obstacle until it is gone.",
         "", 1, 127,

@@ -42,7 +42,7 @@ def write_recording(folder: Path, frames: Iterable[Frame]) -> Path:
 
 def write_network(path: Path) -> Path:
     """Write the checkpoint of a small untrained network: fast, and its surfaces are many."""
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     spec = CropSpec(
         point_features=8, voxel_features=8, hidden=8, point_blocks=1, decoder_blocks=1,
         maps=4, levels=2,

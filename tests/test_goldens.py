@@ -344,7 +344,7 @@ def test_training_items_give_upstreams_loss_and_gradients(goldens: Path, name: s
         elif where == "item":
             item.setdefault(keys[0], {})[keys[1]] = value
     network = network_of(golden)
-    inputs, queries, truth = collate([item], torch.device("cpu"))
+    inputs, queries, truth = collate([item])
     logits = network.decode(network.encode(inputs), queries)
     loss = binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(-1).mean()
     loss.backward()
@@ -726,7 +726,7 @@ def test_map_computes_what_the_network_does_on_its_lattice() -> None:
     voxels = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.tensor([15, 16]))
     within = 0.1 + 0.8 * torch.rand(len(voxels), 3, generator=draw)
     points = voxels + within  # in voxels
-    unseen = torch.zeros(n, n, n, dtype=torch.int8)
+    unseen = torch.zeros(sub * n, sub * n, sub * n, dtype=torch.int8)
     box = BoxContent(points, torch.zeros_like(points), torch.ones(len(points)), unseen)
 
     # The same box in the world, in metres, on the lattice of the map.

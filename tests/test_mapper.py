@@ -90,22 +90,28 @@ def test_incremental_equals_from_scratch_while_the_window_moves() -> None:
     assert np.array_equal(a.classes, b.classes)
 
 
-def crossed_cells(scan: Scan, volume: OccupancyVolume, margin_m: float) -> np.ndarray:
-    """(X, Y, Z) bool by dense sampling: cells that rays pass, ending margin_m before their ends."""
+def crossed_parts(scan: Scan, volume: OccupancyVolume, margin_m: float) -> np.ndarray:
+    """(2 X, 2 Y, 2 Z) bool by dense sampling: sub-voxels that rays pass, ending margin_m before
+    their ends."""
     origin = scan.T_map_sensor[:3, 3]
     rays = scan.points[np.linalg.norm(scan.points, axis=1) <= 4.0] @ scan.T_map_sensor[:3, :3].T
     length = np.linalg.norm(rays, axis=1)
-    along = np.linspace(0, 1, 400)
+    along = np.linspace(0, 1, 800)
     share = np.clip(1 - (margin_m + 0.005 * length**2) / length, 0, 1)
-    points = origin + rays[:, None] * (along[:, None] * share[:, None, None])
-    index = np.floor((points - volume.origin_m) / volume.resolution_m).astype(int).reshape(-1, 3)
-    index = index[((index >= 0) & (index < volume.classes.shape)).all(axis=1)]
-    crossed = np.zeros(volume.classes.shape, bool)
-    crossed[tuple(index.T)] = True
+    crossed = np.zeros(2 * np.array(volume.classes.shape), bool)
+    for part in np.array_split(along, 8):
+        points = origin + rays[:, None] * (part[:, None] * share[:, None, None])
+        mark(crossed, points.reshape(-1, 3), volume)
     return crossed
 
 
-def test_no_cell_that_a_ray_crossed_and_nothing_hit_is_occupied_anywhere() -> None:
+def mark(parts: np.ndarray, points: np.ndarray, volume: OccupancyVolume) -> None:
+    """Set the sub-voxels of the window that hold (N, 3) points."""
+    index = np.floor((points - volume.origin_m) / volume.resolution_m * 2).astype(int)
+    parts[tuple(index[((index >= 0) & (index < parts.shape)).all(axis=1)].T)] = True
+
+
+def test_nothing_that_rays_crossed_and_nothing_hit_is_occupied_anywhere() -> None:
     _, scans = drive_scans(seed=5, count=12)
     mapper = Mapper(SMALL)
     meshes: dict[CropIndex, Mesh] = {}
@@ -114,29 +120,29 @@ def test_no_cell_that_a_ray_crossed_and_nothing_hit_is_occupied_anywhere() -> No
         keep(meshes, mapper.update(0.0))
     keep(meshes, mapper.update(math.inf))
     volume = mapper.occupancy()
-    crossed = np.zeros(volume.classes.shape, bool)
-    hit = np.zeros(volume.classes.shape, bool)
+    crossed = np.zeros(2 * np.array(volume.classes.shape), bool)
+    hit = np.zeros_like(crossed)
     for scan in scans:
-        crossed |= crossed_cells(scan, volume, margin_m=0.06)
-        points = transform(scan.T_map_sensor, scan.points.astype(float))
-        index = np.floor((points - volume.origin_m) / volume.resolution_m).astype(int)
-        index = index[((index >= 0) & (index < hit.shape)).all(axis=1)]
-        hit[tuple(index.T)] = True
-    free = crossed & ~hit
-    assert free.sum() > 20_000
+        crossed |= crossed_parts(scan, volume, margin_m=0.06)
+        mark(hit, transform(scan.T_map_sensor, scan.points.astype(float)), volume)
+    parts = crossed & ~hit
+    x, y, z = volume.classes.shape
+    free = parts.reshape(x, 2, y, 2, z, 2).all(axis=(1, 3, 5))
+    assert free.sum() > 5_000
     assert (volume.classes[free] == OBSERVED_FREE).all()
     assert volume.probability[free].max() <= 0.01
     # 2D: a column is occupied only where a cell that is not free stands in it.
     grid = volume.project(0.1, 1.5)
-    z = volume.origin_m[2] + (np.arange(free.shape[2]) + 0.5) * volume.resolution_m
-    band = (z >= 0.1) & (z <= 1.5)
+    z_m = volume.origin_m[2] + (np.arange(z) + 0.5) * volume.resolution_m
+    band = (z_m >= 0.1) & (z_m <= 1.5)
     assert not (grid.ternary[free[:, :, band].all(axis=2).T] == 100).any()
-    # The mesh stays out of the inside of free cells: at most a quarter of a cell reaches in.
+    # No vertex of the mesh lies among eight middles of free sub-voxels.
     vertices = np.concatenate([m.vertices for m in meshes.values()])
-    place = (vertices - volume.origin_m) / volume.resolution_m
-    cell = np.clip(np.floor(place).astype(int), 0, np.array(free.shape) - 1)
-    deep = (np.abs(place - cell - 0.5) < 0.24).all(axis=1)
-    assert not (free[tuple(cell.T)] & deep).any()
+    low = np.floor((vertices - volume.origin_m) / volume.resolution_m * 2 - 0.5).astype(int)
+    low = low[((low >= 0) & (low < np.array(parts.shape) - 1)).all(axis=1)]
+    assert len(low) > 5_000
+    around = [parts[tuple((low + step).T)] for step in np.ndindex(2, 2, 2)]
+    assert not np.all(around, axis=0).any()
 
 
 def test_a_removed_box_disappears_from_mesh_and_grids() -> None:

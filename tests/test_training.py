@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_samples_are_deterministic_and_survive_the_disk(data: tuple[Path, Path]) -> None:
     made = samples_of_room(0, LATTICE)
     file = data[0] / "room-000000.npz"
-    stored = [read_sample(file, i) for i in range(len(views_of_samples(file)))]
+    stored = [read_sample(file, i, LATTICE) for i in range(len(views_of_samples(file)))]
     assert len(made) == len(stored) > 4
     for a, b in zip(made, stored, strict=True):
         assert torch.equal(a.box.points, b.box.points)
@@ -58,6 +58,8 @@ def test_samples_are_deterministic_and_survive_the_disk(data: tuple[Path, Path])
         assert a.views == b.views
         assert torch.equal(a.occupied, b.occupied)
         assert torch.allclose(a.queries, b.queries, atol=0.02)
+    with pytest.raises(ValueError, match="again with 'convonet rooms'"):
+        read_sample(file, 0, Lattice())
 
 
 def test_free_space_and_points_agree_with_the_truth() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -70,7 +71,7 @@ def write_shapes(
     try:
         yield from (path for path, *_ in jobs if path in done)
         if missing:
-            with ProcessPoolExecutor(min(workers, len(missing))) as pool:
+            with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn")) as pool:
                 for path in pool.map(_write_model, missing):
                     done.add(path)
                     yield path

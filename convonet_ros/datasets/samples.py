@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,10 @@ def write_rooms(folder: Path, seeds: range, lattice: Lattice, workers: int) -> I
     jobs = [(folder / f"room-{seed:06d}.npz", seed, lattice) for seed in seeds]
     yield from (path for path, _, _ in jobs if path.exists())
     missing = [job for job in jobs if not job[0].exists()]
-    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # Not forked: a copy of a process whose libraries run threads may wait for them for ever.
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         yield from pool.map(_write_room, missing)
 
 
@@ -178,8 +182,8 @@ def views_of_samples(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: expected samples of 'convonet rooms' ({error})") from error
 
 
-def read_sample(path: Path, i: int) -> Sample:
-    """Sample i in a file of `write_rooms`."""
+def read_sample(path: Path, i: int, lattice: Lattice) -> Sample:
+    """Sample i in a file of `write_rooms`; ValueError where its box is not the lattice's."""
     with np.load(path, allow_pickle=False) as arrays:
         queries = arrays[f"queries_{i}"].astype(np.float32)
         occupied = np.unpackbits(arrays[f"occupied_{i}"], count=len(queries)).astype(bool)
@@ -188,5 +192,11 @@ def read_sample(path: Path, i: int) -> Sample:
         weights = arrays[f"weights_{i}"].astype(np.float32) / 255
         visibility = arrays[f"visibility_{i}"]
         views = int(arrays["views"][i])
+    expected = (lattice.SUB * lattice.box_voxels,) * 3
+    if visibility.shape != expected or visibility.dtype != np.int8:
+        raise ValueError(
+            f"{path}: expected a box of {expected} sub-voxels, int8, got {visibility.shape} of "
+            f"{visibility.dtype}; make the samples again with 'convonet rooms'"
+        )
     box = BoxContent(*map(torch.from_numpy, (points, directions, weights, visibility)))
     return Sample(box, torch.from_numpy(queries), torch.from_numpy(occupied), views)

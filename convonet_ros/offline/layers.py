@@ -2,6 +2,7 @@
 
 Nobody knows from where the points were measured. Normals stand in for that: they are taken as the
 directions to a sensor, whose rays have passed before the surface. Without normals there is neither.
+Nor does anybody know how often: a cloud counts as one scan.
 
 Crops lie on the map's lattice. They are inferred layer by layer, across the cloud's longest side; a
 layer is meshed when the next one is there, and then dropped.
@@ -34,7 +35,6 @@ MESH_SAMPLES = 2_000_000  # points to draw on a mesh, for a whole building too
 _LEAST_M, _MOST_M = 0.5, 10_000.0  # along the longest side
 _MAX_CROPS = 10_000  # some 25 000 square metres of surface
 _FEWEST = 8  # points per crop, on average
-_SURE, _SURELY_FREE = 2, 4  # points and rays that leave no doubt, as so many scans in the map
 _STEP = 0.5  # of a ray, in voxels
 _HAS_NORMAL = 0.5  # length of a mean normal from which it is one
 _CHUNK = 4_000_000  # points that are averaged at a time
@@ -186,21 +186,19 @@ class _Boxes:
         local, count, direction = local[inside], means.count[inside], means.direction[inside]
         # strictly inside of the sub-voxel, also after rounding to float32
         points = (local + means.offset[inside].clip(0, 1 - 1 / 512)) / sub
-        hits = np.zeros((n * sub,) * 3, np.float32)
-        hits[tuple(local.T)] = count
-        hit = hits.reshape(n, sub, n, sub, n, sub).max(axis=(1, 3, 5)) > 0
-        rays = self._passed(points, direction, hit)
-        passed = np.where(rays >= _SURELY_FREE, -2, np.where(rays > 0, -1, 0))
+        hit = np.zeros((n * sub,) * 3, bool)
+        hit[tuple(local.T)] = True
+        passed = self._passed(points, direction, hit.reshape(n, sub, n, sub, n, sub).any((1, 3, 5)))
         for axis in range(3):
             passed = passed.repeat(sub, axis)
-        seen = np.where(hits >= _SURE, 2, np.where(hits > 0, 1, passed))
+        seen = hit.astype(np.int8) - (passed & ~hit)
         weights = weights_of_means(torch.from_numpy(count))
-        arrays = (points.astype(np.float32), direction, seen.astype(np.int8))
+        arrays = (points.astype(np.float32), direction, seen)
         position, towards, visibility = map(torch.from_numpy, arrays)
         return BoxContent(position, towards, weights, visibility)
 
     def _passed(self, points: np.ndarray, direction: np.ndarray, hit: np.ndarray) -> np.ndarray:
-        """(n, n, n) how many rays along the normals of (P, 3) points cross each voxel.
+        """(n, n, n) bool, voxels that rays along the normals of (P, 3) points cross.
 
         A ray begins the map's margin before its point, ends before the next hit voxel, and is no
         longer than the halo: a crop's box holds the points of all rays that reach the crop.
@@ -209,18 +207,16 @@ class _Boxes:
         length = np.linalg.norm(direction, axis=1)
         has = length > _HAS_NORMAL
         points, direction = points[has], direction[has] / length[has, None]
-        rays = np.zeros(n**3, np.int64)
-        before = np.full(len(points), -1)
+        passed = np.zeros(n**3, bool)
         first = self.config.scan.carve_margin_m / self.lattice.voxel_m + _STEP / 2
         for distance in np.arange(first, self.lattice.halo_voxels, _STEP):
             place = np.floor(points + distance * direction).astype(np.int64)
             going = ((place >= 0) & (place < n)).all(axis=1)
             cell = _flat(place.clip(0, n - 1), n)
             going &= ~hit.ravel()[cell]
-            points, direction, cell = points[going], direction[going], cell[going]
-            rays += np.bincount(cell[cell != before[going]], minlength=n**3)
-            before = cell
-        return rays.reshape(n, n, n)
+            points, direction = points[going], direction[going]
+            passed[cell[going]] = True
+        return passed.reshape(n, n, n)
 
 
 def _flat(place: np.ndarray, n: int) -> np.ndarray:

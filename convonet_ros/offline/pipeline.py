@@ -35,7 +35,7 @@ from convonet_ros.storage import write_bytes
 
 Progress = Callable[[str, int, int], None]  # what ("frames", "scans", "crops"), done, of how many
 
-_BYTES_PER_VOXEL = 75  # of the volume and the decoded lattice
+_BYTES_PER_VOXEL = 86  # of the volume and the decoded lattice
 _MAX_BYTES = 3e9
 _MAX_CROPS = 64  # a side, the knobs' limit
 _PART_Z_CROPS = 6  # of a part of a recording that is too large to be mapped as a whole

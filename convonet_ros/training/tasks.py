@@ -104,7 +104,9 @@ class RoomCrops:
         self.batch_size, self.seed, self.easy_steps = batch, seed, easy_steps
         self.about = {"rooms": len(rooms), "samples": len(self.samples)}
         found = [
-            read_sample(path, i) for path in held_out for i in range(len(views_of_samples(path)))
+            read_sample(path, i, self.lattice)
+            for path in held_out
+            for i in range(len(views_of_samples(path)))
         ]
         self.validation: list[Any] = [
             self._collated(found[k : k + batch]) for k in range(0, len(found), batch)
@@ -119,7 +121,7 @@ class RoomCrops:
         for place in range(rank, self.batch_size, world):
             path, i = self.samples[int(chosen[place])]
             chance = np.random.default_rng([self.seed, number, place])
-            sample = symmetric(read_sample(path, i), chance)
+            sample = symmetric(read_sample(path, i, self.lattice), chance)
             samples.append(blind(sample) if chance.random() < _BLIND else sample)
         return self._collated(samples)
 
