@@ -167,7 +167,7 @@ def _evidence_table(evidence: Counts) -> str:
         for kind, (cells, solid) in evidence.items()
         if cells
     ]
-    head = "| cells of the map, all scenes and views | number | share that holds something solid |"
+    head = "| parts of the map, all scenes and views | number | share that is solid |"
     return "\n".join([head, "| --- | --- | --- |", *rows])
 
 
