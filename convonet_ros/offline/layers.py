@@ -188,7 +188,8 @@ class _Boxes:
         points = (local + means.offset[inside].clip(0, 1 - 1 / 512)) / sub
         hit = np.zeros((n * sub,) * 3, bool)
         hit[tuple(local.T)] = True
-        passed = self._passed(points, direction, hit.reshape(n, sub, n, sub, n, sub).any((1, 3, 5)))
+        voxels = np.asarray(hit.reshape(n, sub, n, sub, n, sub).any(axis=(1, 3, 5)))
+        passed = self._passed(points, direction, voxels)
         for axis in range(3):
             passed = passed.repeat(sub, axis)
         seen = hit.astype(np.int8) - (passed & ~hit)
