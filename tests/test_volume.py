@@ -20,7 +20,7 @@ def make_volume(scan: ScanConfig | None = None) -> Volume:
     return volume
 
 
-@pytest.mark.parametrize("sensor", [[28.3, 26.1, 25.7], [-20.0, 5.0, 9.0], [32.0, 32.0, 24.0]])
+@pytest.mark.parametrize("sensor", [[28.3, 26.1, 25.7], [-20.0, 5.0, 9.0], [32.0, 31.999998, 24.0]])
 def test_rays_mark_exactly_the_cells_they_cross(sensor: list[float]) -> None:
     volume = make_volume()
     torch.manual_seed(0)
@@ -39,6 +39,25 @@ def test_rays_mark_exactly_the_cells_they_cross(sensor: list[float]) -> None:
     assert (sampled & ~crossed).sum() <= 1e-3 * sampled.sum()  # corners within rounding
     # What only the traversal marks, the samples step over: corners cut by a hair.
     assert (crossed & ~sampled).sum() <= 0.02 * sampled.sum()
+
+
+def test_rays_along_planes_between_cells_stay_on_their_way() -> None:
+    volume = make_volume()
+    draw = torch.Generator().manual_seed(0)
+    x, y, z = (torch.arange(int(n)) for n in volume.shape)
+    places = volume._places(x[:, None, None], y[:, None], z)
+    for _ in range(100):
+        tiny = 10.0 ** -torch.randint(0, 9, (201, 3), generator=draw).float()
+        sensor = torch.randint(0, 48, (3,), generator=draw) + tiny[0] * torch.randn(
+            3, generator=draw
+        )
+        rays = 40 * tiny[1:] * torch.randn(200, 3, generator=draw)
+        volume._traverse(sensor, rays)
+        crossed = volume._crossed[places].nonzero()
+        volume._crossed.zero_()
+        ends = torch.cat([sensor[None], sensor + rays])
+        assert (crossed >= ends.amin(dim=0) - 1.01).all()
+        assert (crossed <= ends.amax(dim=0) + 0.01).all()
 
 
 def test_box_holds_the_mean_point_and_direction_of_each_sub_voxel() -> None:

@@ -44,10 +44,8 @@ class Volume:
         self._map = map_config
         self._scan = scan_config
         self.window = np.array([map_config.window_xy_crops] * 2 + [map_config.window_z_crops])
-        self._crop, self._halo = (
-            lattice.SUB * lattice.crop_voxels,
-            lattice.SUB * lattice.halo_voxels,
-        )
+        self._crop = lattice.SUB * lattice.crop_voxels
+        self._halo = lattice.SUB * lattice.halo_voxels
         self.shape = self.window * self._crop + 2 * self._halo
         self.min_crop: np.ndarray | None = None  # (3,) lattice index of the window's first crop
         self._held = False
@@ -199,7 +197,9 @@ class Volume:
                 n = torch.minimum(n, last)
                 forward = rays[group, axis] > 0
                 plane = begin[group, axis] + forward
+                # Bounded, for along a plane this is a quotient of rounding errors.
                 to_plane = (plane - sensor[axis]) / rays[group, axis]
+                to_plane = to_plane.maximum(enter[group]).minimum(leave[group])
                 first = sensor + rays[group] * to_plane[:, None]
                 first[:, axis] = plane + torch.where(forward, 0.5, -0.5)
                 first += 1  # as the tables count
@@ -311,9 +311,11 @@ class Volume:
         found = self.evidence.view(*self.shape)
         for axis, (a, b) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
             first, size = (a + int(self._origin[axis])) % found.shape[axis], b - a
-            size_left = min(size, found.shape[axis] - first)
-            parts = [found.narrow(axis, first, size_left), found.narrow(axis, 0, size - size_left)]
-            found = torch.cat(parts, axis) if size > size_left else parts[0]
+            before_end = min(size, found.shape[axis] - first)
+            parts = [found.narrow(axis, first, before_end)]
+            if size > before_end:
+                parts.append(found.narrow(axis, 0, size - before_end))
+            found = torch.cat(parts, axis)
         return found
 
 
