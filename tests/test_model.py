@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convonet_ros.model import zoo
-from convonet_ros.model.crops import CropNetwork, CropSpec
+from convonet_ros.model.crops import CropNetwork, CropSpec, UnitBoxes
 from convonet_ros.model.decoder import sample_trilinear
 from convonet_ros.model.encoder import scatter_mean
 from convonet_ros.model.features import BoxContent, batch_boxes
@@ -81,6 +81,16 @@ def test_order_of_the_points_does_not_matter(network: CropNetwork) -> None:
     with torch.inference_mode():
         a, b = (network.encode(batch_boxes([x])) for x in (box, shuffled))
     assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_networks_of_the_unit_cube_may_be_asked_nothing() -> None:
+    unit = zoo.build("onet_room").eval()
+    unit.config["map"] = {"voxel_m": 0.05, "crop_voxels": 8, "halo_voxels": 4}
+    boxes = UnitBoxes(unit)
+    with torch.inference_mode():
+        (features,) = boxes.encode_boxes([random_box(1)])
+        assert boxes.decode(features, torch.zeros(3, 3)).shape == (3,)
+        assert boxes.decode(features, torch.zeros(0, 3)).shape == (0,)
 
 
 def test_folding_changes_nothing(network: CropNetwork) -> None:

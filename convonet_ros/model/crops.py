@@ -205,6 +205,8 @@ class UnitBoxes(nn.Module):
 
     def decode(self, features: dict[str, Tensor], points: Tensor) -> Tensor:
         """One box's features at (Q, 3) points in voxels of the box: (Q,) logits."""
+        if not len(points):  # which ONet's convolutions do not take
+            return points.new_zeros(0)
         return self.network.decode(features, self._cube(points[None]))[0]
 
     def decode_centres(self, features: dict[str, Tensor], voxels: Tensor) -> Tensor:
