@@ -307,7 +307,8 @@ def test_batch_statistics_in_training_are_upstreams(goldens: Path) -> None:
 
 
 def assert_gradients(network: nn.Module, wanted: dict[str, list[float]]) -> None:
-    """Norm, sum and first element of every gradient, within 1e-3 of the norm."""
+    """Norm and first element of every gradient, within 1e-3 of the norm, and its sum, within 1e-3
+    of its magnitudes' sum: processors round differently."""
     gradients = {
         key: torch.zeros_like(value) if value.grad is None else value.grad
         for key, value in network.named_parameters()
@@ -318,7 +319,8 @@ def assert_gradients(network: nn.Module, wanted: dict[str, list[float]]) -> None
         atol = 1e-3 * norm
         assert float(grad.norm()) == pytest.approx(norm, rel=0, abs=atol), key
         assert float(grad[0]) == pytest.approx(first, rel=0, abs=atol), key
-        assert float(grad.sum()) == pytest.approx(total, rel=0, abs=atol), key
+        magnitudes = float(grad.abs().sum())
+        assert float(grad.sum()) == pytest.approx(total, rel=0, abs=1e-3 * magnitudes), key
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n.startswith(("pc_", "vox_"))])
