@@ -308,7 +308,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     assert (tmp_path / "table.md").read_text() in text
     assert "| 1 view of 1 test scenes | IoU | IoU near | IoU skin |" in text
-    assert "| crossed by rays of one scan | " in text
+    assert "| sub-voxels crossed by rays of one scan | " in text
     content = json.loads((tmp_path / "results.json").read_text())
     rows, scenes = content["views"]["1"], content["scenes"]
     assert [(s["method"], s["seed"], s["views"]) for s in scenes] == [
