@@ -19,7 +19,7 @@ SAMPLES = 60_000  # on the mesh
 _ASKED_M = 0.25  # from a seen point: true surface that is asked for
 _F_M = {"F at 2.5 cm": 0.025, "F at 5 cm": 0.05}
 _UNSEEN_M, _FOUND_M = 0.075, 0.05
-_HALF_STEP_M = 0.0125 + 1e-4  # of the map's decoded lattice; vertices are rounded
+_HALF_STEP_M = 0.0125 - 1e-4  # of the map's decoded lattice, so that none of its planes is skipped
 REGIONS_M = {  # by name, metres from a seen point
     "observed": (0.0, 0.05),
     "near": (0.05, 0.15),
