@@ -71,12 +71,11 @@ def _crops_of(volume: Volume, room: Room, views: int, rng: np.random.Generator) 
     """Samples of some crops that hold points, wherever in the window."""
     lattice = volume.lattice
     halo = lattice.SUB * lattice.halo_voxels
-    core = slice(
-        halo, halo + lattice.SUB * lattice.crop_voxels
-    )  # a point in every cell that is hit
+    core = slice(halo, halo + lattice.SUB * lattice.crop_voxels)
     crops = volume.crops()
     taken = 0
     for i in rng.permutation(len(crops)):
+        # Every sub-voxel that is hit holds a point.
         if int((volume.evidence_of_box(crops[i])[core, core, core] > 0).sum()) < _MIN_POINTS:
             continue
         box = volume.box(crops[i])

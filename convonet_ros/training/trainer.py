@@ -110,7 +110,9 @@ class Trainer:
             total=config.steps, initial=self.step, unit="step", mininterval=5,
             disable=not self.processes.first,
         )  # fmt: skip
-        with closing(self._batches(range(self.step, config.steps))) as data, bar:
+        numbers = range(self.step, config.steps)
+        shares = _Shares(self.task, self.processes.rank, self.processes.count)
+        with closing(self._batches(shares, numbers)) as data, bar:
             while True:
                 if self._due():
                     self._validate()
@@ -127,12 +129,11 @@ class Trainer:
                     break
         return self.folder.best
 
-    def _batches(self, numbers: range) -> Generator[Any, None, None]:
-        """This process' shares of batches on its device, read from the disk ahead of their use.
+    def _batches(self, shares: _Shares, numbers: range) -> Generator[Any, None, None]:
+        """Shares of batches on this process' device, read from the disk ahead of their use.
 
         A GPU waits for several processes that read, a processor for none beside itself.
         """
-        shares = _Shares(self.task, self.processes.rank, self.processes.count)
         if self.device.type == "cuda":
             readers = min(_READERS, os.cpu_count() or 1)
             batches: Iterator[Any] = iter(DataLoader(
@@ -199,9 +200,9 @@ class Trainer:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
         network.train()
-        # Behind any curriculum, always the same.
+        # Whole ones, behind any curriculum, always the same.
         numbers = range(self.config.steps, self.config.steps + _STATISTICS_BATCHES)
-        for batch in self._batches(numbers):
+        for batch in self._batches(_Shares(self.task), numbers):
             self.task.loss(network, batch)
         network.eval()
 
@@ -305,8 +306,8 @@ class _Shares(Dataset[Any]):
     """What one process takes of the batches of a task, by their numbers."""
 
     task: Task
-    rank: int
-    world: int
+    rank: int = 0
+    world: int = 1
 
     def __getitem__(self, number: int) -> Any:
         return self.task.batch(number, self.rank, self.world)
