@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     scans.add_argument(
         "--methods", nargs="+", metavar="NAME",
-        help="ours, nearest, no-rule, tsdf, poisson, ray-cast (default: all)",
+        help="ours, no-rule, tsdf, poisson, ray-cast (default: all)",
     )  # fmt: skip
 
     command = _command(group, "convert", "make an upstream checkpoint describe itself")

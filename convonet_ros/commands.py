@@ -278,6 +278,8 @@ def _evaluate_methods(parsed: argparse.Namespace, checkpoints: dict[str, str]) -
     table.write(parsed.out)
     shown.write(parsed.out)
     print(f"{table.markdown()}\nsee {parsed.out} for table.md, results.json and the pictures")
+    if table.failures:
+        raise ValueError("; ".join(table.failures))
 
 
 def run_convert(parsed: argparse.Namespace) -> None:

@@ -6,12 +6,12 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from recorded import simulated, write_recording
 
@@ -22,10 +22,11 @@ from convonet_ros.datasets.sensing.camera import DepthCamera
 from convonet_ros.datasets.sensing.drives import drive_camera
 from convonet_ros.datasets.sensing.poses import look_at
 from convonet_ros.datasets.world.rooms import make_room
-from convonet_ros.evaluation.entries import Answer, Entry, Job, answer
+from convonet_ros.evaluation import methods
+from convonet_ros.evaluation.entries import Answer, Entry, Job, MethodError, answer, answers
 from convonet_ros.evaluation.evidence import added, counts_of
 from convonet_ros.evaluation.held_out import held_out_scores
-from convonet_ros.evaluation.mapped import Mapped, NearestCrops, ray_cast
+from convonet_ros.evaluation.mapped import Mapped, ray_cast
 from convonet_ros.evaluation.methods import evaluate_methods
 from convonet_ros.evaluation.reconstruction import FrameList, ValueLattice, nothing, thinned
 from convonet_ros.evaluation.rivals import poisson, tsdf
@@ -34,8 +35,6 @@ from convonet_ros.evaluation.scene_scores import calibration, false_area, region
 from convonet_ros.evaluation.trials import Trial, Truth
 from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.mapping.occupancy import SUPPORT
-from convonet_ros.model import zoo
-from convonet_ros.model.crops import CropNetwork
 from convonet_ros.offline.diagrams import reliability_diagram
 from convonet_ros.offline.files import write_mesh
 from convonet_ros.offline.pictures import picture_of_maps
@@ -220,19 +219,6 @@ def test_a_lattice_is_interpolated_where_it_is_known() -> None:
     assert lattice.at(near)[1] == lattice.values[3, 3, 4]
 
 
-def test_nearest_is_ours_at_the_middles_of_voxels() -> None:
-    network, _ = zoo.load_crops()
-    assert isinstance(network, CropNetwork)
-    wrapped = NearestCrops(network)
-    features = torch.randn(network.spec.voxel_features, 4, 4, 4)
-    middles = torch.tensor([[0, 1, 2], [3, 3, 3]]) + 0.5
-    with torch.inference_mode():
-        both = [n.decode(features, middles) for n in (network, wrapped)]
-        torch.testing.assert_close(*both)
-        beside = [n.decode(features, middles[:1] + 0.3) for n in (network, wrapped)]
-    assert (beside[0] - beside[1]).abs().min() > 1e-3
-
-
 # ---- recordings ----------------------------------------------------------------------------------
 
 
@@ -296,7 +282,7 @@ def test_the_best_is_bold_and_the_unknown_a_dash(tmp_path: Path) -> None:
     assert lines[2] == "| x | **5.0** | 1.00 | 3 |"
     assert lines[3] == "| y | **5.0** | **0.50** | - |"
     row = {"IoU": math.nan, "scenes": 2, "empty": 1.0}
-    found = RobotTable({1: {"x": row}}, {}, [], {}, {"methods": {"x": "a method"}})
+    found = RobotTable({1: {"x": row}}, {}, [], {}, [], {"methods": {"x": "a method"}})
     assert "x: 1 of 2 meshes after 1 views are empty" in found.markdown()
     found.write(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["views"]["1"]["x"]["IoU"] is None
@@ -345,7 +331,7 @@ def test_the_command_on_a_recording(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--methods", "magic"], "--methods: expected some of ours, nearest"),
+        (["--methods", "magic"], "--methods: expected some of ours, no-rule"),
         (["--methods", "tsdf", "tsdf"], "methods: expected some with different names"),
         (["--weights", "tsdf=x.pt"], "methods: expected some with different names"),
         (["--weights", "new=/nowhere.pt"], "no such file"),
@@ -358,6 +344,31 @@ def test_what_cannot_be_evaluated_is_told_at_once(
 ) -> None:
     assert main(["evaluate", "-o", str(tmp_path), *arguments]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_a_method_that_fails_costs_its_own_row_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(5, 1, CONFIG, make_room(5, furnished=False))
+    broken = replace(trial.recording.frames[0], depth=np.zeros(7, np.float32))
+    with pytest.raises(MethodError, match=r"^tsdf failed \(odd, 1 frames\): \w+Error: [^\n]+$"):
+        next(answers(Entry("tsdf"), [Job(FrameList("odd", [broken]), CONFIG, NONE)]))
+
+    def some(entry: Entry, jobs: list[Job]) -> Iterator[Answer]:
+        for number, job in enumerate(jobs):
+            if entry.name == "ray-cast" and number == 1:
+                raise MethodError("ray-cast failed (of itself)")
+            yield answer(lambda *_: nothing(), job)
+
+    monkeypatch.setattr(methods, "answers", some)
+    how = ["--rooms", "1", "--views", "1", "2", "--methods", "tsdf", "ray-cast", "poisson"]
+    assert main(["evaluate", "-o", str(tmp_path), *how]) == 1
+    said = capsys.readouterr()
+    assert "convonet evaluate: ray-cast failed (of itself)\n" in said.err
+    assert "| poisson |" in said.out
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert set(content["views"]["2"]) == set(content["views"]["1"]) == {"tsdf", "poisson"}
+    assert content["failures"] == ["ray-cast failed (of itself)"]
 
 
 def test_a_checkpoint_needs_a_name_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork, CropSpec, UnitBoxes
-from convonet_ros.model.decoder import sample_trilinear
+from convonet_ros.model.decoder import sample_nearest, sample_trilinear
 from convonet_ros.model.encoder import scatter_mean
 from convonet_ros.model.features import BoxContent, batch_boxes
 
@@ -61,6 +62,24 @@ def test_trilinear_sampling_equals_torch_grid_sample() -> None:
         grid[None], scaled.flip(1)[None, :, None, None], align_corners=True, padding_mode="border"
     )[0, :, :, 0, 0].T
     assert torch.allclose(sample_trilinear(grid, points), expected, atol=1e-5)
+
+
+def test_a_point_takes_the_feature_of_its_voxel_or_a_mean_of_those_around(
+    network: CropNetwork,
+) -> None:
+    nearest = CropNetwork(replace(SPEC, interpolation="nearest")).eval()
+    nearest.load_state_dict(network.state_dict())
+    grid = torch.randn(SPEC.voxel_features, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    voxels = torch.tensor([[0, 1, 2], [3, 3, 3]])
+    with torch.inference_mode():
+        middle = nearest.decode_centres(grid, voxels)
+        for one in (network, nearest):
+            torch.testing.assert_close(one.decode(grid, voxels + 0.5), middle)
+        assert (nearest.decode(grid, voxels + 0.9) - network.decode(grid, voxels + 0.9))[0] != 0
+    points = voxels + torch.tensor([[0.1, 0.9, 0.3], [0.2, 7.0, 0.9]])  # one beyond the grid
+    assert torch.equal(sample_nearest(grid, points), grid[:, [0, 3], [1, 3], [2, 3]].T)
+    with pytest.raises(ValueError, match="interpolation: expected trilinear or nearest, got 'x'"):
+        CropSpec(interpolation="x")
 
 
 def test_a_box_gives_the_same_in_any_batch(network: CropNetwork) -> None:

@@ -22,7 +22,6 @@ OURS = "ours"
 # Name of a row, and what it is.
 METHODS = {
     OURS: "the map with the package's weights",
-    "nearest": "ours, but features are those of the voxel, not interpolated",
     "no-rule": "ours, but what rays saw free may be filled by the network",
     "tsdf": "fusion into a truncated signed distance function, voxels of 3 cm",
     "poisson": "screened Poisson reconstruction of all points",
@@ -56,7 +55,7 @@ class Entry:
 
         if self.name == "ray-cast":
             return ray_cast
-        return Mapped(self.weights, nearest=self.name == "nearest", ruled=self.name != "no-rule")
+        return Mapped(self.weights, ruled=self.name != "no-rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +85,26 @@ class Answer:
     libraries_mb: float = 0.0
 
 
+class MethodError(RuntimeError):
+    """A method could not reconstruct a recording."""
+
+
 def answers(entry: Entry, jobs: Sequence[Job]) -> Iterator[Answer]:
     """A method's answers to jobs, one by one in a fresh process, as they come. The process first
-    reconstructs one frame, which does not count.
+    reconstructs one frame, which does not count. Raises MethodError, whatever went wrong in there.
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         for job in jobs:
             try:
-                yield process.submit(_answer, entry, job).result()
-            except BrokenProcessPool as error:
-                raise MemoryError(
-                    f"{entry.name}: its process was ended, as happens for lack of memory"
-                ) from error
+                found = process.submit(_answer, entry, job).result()
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}".split("\n")[0]
+                if isinstance(error, BrokenProcessPool):
+                    reason = "its process was ended, as happens for lack of memory"
+                where = f"{job.recording.folder.name}, {len(job.recording)} frames"
+                raise MethodError(f"{entry.name} failed ({where}): {reason}") from error
+            yield found
 
 
 def answer(method: Method, job: Job) -> Answer:

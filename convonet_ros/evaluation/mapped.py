@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convonet_ros.config import Config
 from convonet_ros.datasets.recordings import Recording
@@ -17,7 +17,6 @@ from convonet_ros.mapping.meshing import closed_surface
 from convonet_ros.mapping.occupancy import P_OBSERVED_FREE
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.model import zoo
-from convonet_ros.model.crops import CropModel, CropNetwork
 from convonet_ros.model.features import BoxContent
 from convonet_ros.offline.files import merged
 from convonet_ros.offline.pipeline import extent, window_for
@@ -31,17 +30,12 @@ _COARSE = Lattice(0.1, 16, 4)  # of ray casting alone, whose cells are as large 
 class Mapped:
     """The map with a checkpoint that it can use, by default the package's.
 
-    nearest: features are not interpolated, a point takes those of its voxel. ruled: whether a
-    measured ray beats the network. Raises ValueError for a file that the map cannot use.
+    ruled: whether a measured ray beats the network. Raises ValueError for a file that the map
+    cannot use.
     """
 
-    def __init__(self, weights: str = "", nearest: bool = False, ruled: bool = True) -> None:
-        network, about = zoo.load_crops(weights)
-        if nearest:
-            if not isinstance(network, CropNetwork):
-                raise ValueError(f"weights {weights}: expected the map's own network")
-            network = NearestCrops(network)
-        self._network: CropModel = network
+    def __init__(self, weights: str = "", ruled: bool = True) -> None:
+        self._network, about = zoo.load_crops(weights)
         self._temperature = float(about.get("temperature", 1.0))
         self._ruled = ruled
 
@@ -64,25 +58,6 @@ class UnruledMapper(Mapper):
 
     def _ruled(self, box: BoxContent, logits: Tensor) -> Tensor:
         return logits
-
-
-class NearestCrops(nn.Module):
-    """The map's own network, whose decoder takes the feature of a point's voxel as it is."""
-
-    trained_in = CropNetwork.trained_in
-
-    def __init__(self, network: CropNetwork) -> None:
-        super().__init__()
-        self.network = network
-        self.voxel_m, self.crop_voxels = network.voxel_m, network.crop_voxels
-        self.halo_voxels = network.halo_voxels
-        self.prepare, self.encode_boxes = network.prepare, network.encode_boxes
-        self.decode_centres = network.decode_centres
-
-    def decode(self, features: Tensor, points: Tensor) -> Tensor:
-        """(C, n, n, n) features of one box at (Q, 3) points in voxels of the box: (Q,) logits."""
-        x, y, z = points.long().clamp(0, features.shape[-1] - 1).unbind(1)
-        return self.network.decode_features(features[:, x, y, z].T, points)
 
 
 class _Answers:

@@ -15,7 +15,7 @@ import torch
 
 from convonet_ros.config import Config, to_yaml
 from convonet_ros.datasets.recordings import open_recording
-from convonet_ros.evaluation.entries import METHODS, OURS, Answer, Entry, Job, answers
+from convonet_ros.evaluation.entries import METHODS, OURS, Answer, Entry, Job, MethodError, answers
 from convonet_ros.evaluation.evidence import Counts, added, counts_of
 from convonet_ros.evaluation.held_out import held_out_scores
 from convonet_ros.evaluation.robot_table import RobotTable, Rows, mean
@@ -82,8 +82,9 @@ def evaluate_methods(
     0::2 and scored on 1::2. points: drawn in a scene, twice. progress: method, reconstructions done
     and in all.
 
-    Methods get the same scans in the same order. Each works in a fresh process and alone. Raises
-    ValueError for what cannot be used, before anything long begins.
+    Methods get the same scans in the same order. Each works in a fresh process and alone. One that
+    fails is left out of the table where it failed. Raises ValueError for what cannot be used,
+    before anything long begins.
     """
     views = sorted(set(views))
     methods = _checked(entries, seeds, views, recordings)
@@ -99,17 +100,24 @@ def evaluate_methods(
     results: list[dict[str, Any]] = []
     rows: dict[int, Rows] = {}
     evidence: list[Counts] = []
+    failed: dict[str, str] = {}
     if seeds:
-        results, said = _on_scenes(entries, seeds, views, config, points, shown, evidence, step)
-        rows = {n: {e.name: _row(e.name, n, results, said) for e in entries} for n in views}
-    held_out = {str(folder): _on_recording(entries, folder, config, step) for folder in recordings}
+        results, said = _on_scenes(
+            entries, seeds, views, config, points, shown, evidence, failed, step
+        )
+        whole = [e.name for e in entries if e.name not in failed]
+        rows = {n: {name: _row(name, n, results, said) for name in whole} for n in views}
+    failures = list(failed.values())
+    held_out = {
+        str(folder): _on_recording(entries, folder, config, failures, step) for folder in recordings
+    }
     settings = {
         "methods": methods, "seeds": list(seeds), "views": views, "points": points,
         "frames": {"used": USED, "held out": HELD_OUT}, "config": to_yaml(config),
         "checkpoints": {e.name: _about(e) for e in entries if e.mapped},
         "machine": _machine(),
     }  # fmt: skip
-    return RobotTable(rows, held_out, results, added(evidence), settings), shown
+    return RobotTable(rows, held_out, results, added(evidence), failures, settings), shown
 
 
 def _checked(
@@ -145,10 +153,11 @@ def _on_scenes(
     points: int,
     shown: Showcase,
     evidence: list[Counts],
+    failed: dict[str, str],
     step: Callable[[Entry], None],
 ) -> tuple[list[dict[str, Any]], dict[tuple[str, int], list[Regions]]]:
-    """All figures of all answers, and the regions by method and views; fills the showcase and the
-    evidence of all scenes and views."""
+    """All figures of all answers, and the regions by method and views; fills the showcase, the
+    evidence of all scenes and views, and a sentence by method that failed."""
     results: list[dict[str, Any]] = []
     said: dict[tuple[str, int], list[Regions]] = {}
     for begin in range(0, len(seeds), _AT_ONCE):
@@ -159,16 +168,21 @@ def _on_scenes(
         if begin == 0:
             _show(shown, *asked[most], config)
         for entry in entries:
+            if entry.name in failed:
+                continue
             jobs = [Job(t.recording.first(n), config, truth.queries) for t, n, truth in asked]
-            for k, answer in enumerate(answers(entry, jobs)):
-                trial, n, truth = asked[k]
-                about = {"method": entry.name, "seed": trial.seed, "views": n}
-                results.append(about | _figures(answer, truth, trial))
-                said.setdefault((entry.name, n), []).append(regions(answer, truth))
-                if begin == 0 and k == most:
-                    vertices = trial.room.to_room(answer.vertices)
-                    shown.meshes[entry.name] = vertices, answer.triangles
-                step(entry)
+            try:
+                for k, answer in enumerate(answers(entry, jobs)):
+                    trial, n, truth = asked[k]
+                    about = {"method": entry.name, "seed": trial.seed, "views": n}
+                    results.append(about | _figures(answer, truth, trial))
+                    said.setdefault((entry.name, n), []).append(regions(answer, truth))
+                    if begin == 0 and k == most:
+                        vertices = trial.room.to_room(answer.vertices)
+                        shown.meshes[entry.name] = vertices, answer.triangles
+                    step(entry)
+            except MethodError as error:
+                failed[entry.name] = str(error)
     shown.regions = together(said.get((OURS, shown.views), []))
     return results, said
 
@@ -201,19 +215,26 @@ def _row(
 
 
 def _on_recording(
-    entries: Sequence[Entry], folder: Path, config: Config, step: Callable[[Entry], None]
+    entries: Sequence[Entry],
+    folder: Path,
+    config: Config,
+    failures: list[str],
+    step: Callable[[Entry], None],
 ) -> dict[str, Rows]:
-    """{frames used: rows} of one recording."""
+    """{frames used: rows} of one recording; adds a sentence for each method that failed."""
     rows: dict[str, dict[str, dict[str, float]]] = {frames: {} for frames in USED}
     nowhere = np.empty((0, 3))
     for entry in entries:
         jobs = [Job(open_recording(folder, frames), config, nowhere) for frames in USED]
-        for frames, answer in zip(USED, answers(entry, jobs), strict=True):
-            held_out = open_recording(folder, HELD_OUT)
-            rows[frames][entry.name] = held_out_scores(
-                answer.vertices, answer.triangles, held_out
-            ) | {"seconds": answer.seconds, "memory MB": answer.memory_mb}
-            step(entry)
+        try:
+            for frames, answer in zip(USED, answers(entry, jobs), strict=True):
+                held_out = open_recording(folder, HELD_OUT)
+                rows[frames][entry.name] = held_out_scores(
+                    answer.vertices, answer.triangles, held_out
+                ) | {"seconds": answer.seconds, "memory MB": answer.memory_mb}
+                step(entry)
+        except MethodError as error:
+            failures.append(str(error))
     return rows  # type: ignore[return-value]
 
 

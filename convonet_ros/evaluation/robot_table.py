@@ -78,20 +78,24 @@ class RobotTable:
 
     views: {number of views: rows}, means over the scenes. recordings: {folder: {frames: rows}}.
     scenes: per method, scene and number of views all figures. evidence: cells of all scenes and
-    views, see `evidence`. settings: of the evaluation, the methods and the machine. A mean leaves
-    out what is NaN; the best of a column is bold.
+    views, see `evidence`. failures: a sentence for each method that failed and is left out there.
+    settings: of the evaluation, the methods and the machine. A mean leaves out what is NaN; the
+    best of a column is bold.
     """
 
     views: Mapping[int, Rows]
     recordings: Mapping[str, Mapping[str, Rows]]
     scenes: list[dict[str, Any]]
     evidence: Counts
+    failures: list[str]
     settings: dict[str, Any]
 
     def markdown(self) -> str:
         """The tables, and a sentence for each column and method."""
         parts = []
         for count, rows in self.views.items():
+            if not rows:
+                continue
             scenes = int(max(row["scenes"] for row in rows.values()))
             title = f"{count} {'view' if count == 1 else 'views'} of {scenes} test scenes"
             parts.append(table_of(title, SCENE_COLUMNS, rows))
@@ -102,6 +106,7 @@ class RobotTable:
             for frames, rows in slices.items():
                 name = f"{Path(folder).name}, from frames {frames}"
                 parts.append(table_of(name, RECORDING_COLUMNS, rows))
+        parts += self.failures
         if self.recordings:
             parts.append(_sentences(RECORDING_COLUMNS))
         parts.append(

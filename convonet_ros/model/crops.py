@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convonet_ros.geometry import Lattice
-from convonet_ros.model.decoder import LocalDecoder, sample_trilinear
+from convonet_ros.model.decoder import LocalDecoder, sample_nearest, sample_trilinear
 from convonet_ros.model.encoder import LocalPoolPointnet, scatter_mean
 from convonet_ros.model.features import Box, BoxBatch, BoxContent, batch_boxes
 from convonet_ros.model.network import OccupancyNetwork
@@ -61,7 +61,8 @@ class CropSpec:
 
     directions: whether it sees where points were measured from. visibility: what it sees of the
     evidence of rays: "levels" (all, and the points' weights), "free" (only whether a sub-voxel is
-    observed free) or "none".
+    observed free) or "none". interpolation: how a point finds its feature: "trilinear", between
+    the centres of voxels, or "nearest", that of its voxel.
     """
 
     voxel_m: float = 0.05
@@ -76,10 +77,15 @@ class CropSpec:
     levels: int = 4
     directions: bool = True
     visibility: str = "levels"
+    interpolation: str = "trilinear"
 
     def __post_init__(self) -> None:
         if self.visibility not in ("levels", "free", "none"):
             raise ValueError(f"visibility: expected levels, free or none, got {self.visibility!r}")
+        if self.interpolation not in ("trilinear", "nearest"):
+            raise ValueError(
+                f"interpolation: expected trilinear or nearest, got {self.interpolation!r}"
+            )
 
     @property
     def box_voxels(self) -> int:
@@ -92,7 +98,7 @@ class CropNetwork(nn.Module):
 
     Points (place in their voxel, direction to the sensor, weight) pass a PointNet with local
     pooling, their mean per voxel and the evidence of rays pass a 3D U-Net, and a point's occupancy
-    is decoded from the trilinear interpolation of the result.
+    is decoded from the result, interpolated to the point.
     """
 
     def __init__(self, spec: CropSpec) -> None:
@@ -132,9 +138,10 @@ class CropNetwork(nn.Module):
 
     def decode(self, features: Tensor, points: Tensor) -> Tensor:
         """(C, n, n, n) features of one box at (Q, 3) points in voxels of the box: (Q,) logits."""
-        return self.decode_features(sample_trilinear(features, points), points)
+        sample = sample_trilinear if self.spec.interpolation == "trilinear" else sample_nearest
+        return self._decoded(sample(features, points), points)
 
-    def decode_features(self, features: Tensor, points: Tensor) -> Tensor:
+    def _decoded(self, features: Tensor, points: Tensor) -> Tensor:
         """(Q, C) features found at (Q, 3) points in voxels of the box: (Q,) logits."""
         local = 2 * (points - points.floor()) - 1
         return self.decoder(local.to(features.dtype), features)
@@ -170,7 +177,7 @@ class CropNetwork(nn.Module):
     def decode_centres(self, features: Tensor, voxels: Tensor) -> Tensor:
         """(C, n, n, n) features of one box at the centres of (Q, 3) voxels: (Q,) logits."""
         x, y, z = voxels.unbind(1)
-        return self.decode_features(features[:, x, y, z].T, voxels + 0.5)
+        return self._decoded(features[:, x, y, z].T, voxels + 0.5)
 
 
 class UnitBoxes(nn.Module):

@@ -56,6 +56,15 @@ def sample_trilinear(grid: Tensor, points: Tensor) -> Tensor:
     return result
 
 
+def sample_nearest(grid: Tensor, points: Tensor) -> Tensor:
+    """(C, X, Y, Z) voxel features at (Q, 3) points in voxels to (Q, C): those of the voxel that
+    holds the point, or of the outermost one."""
+    sides = torch.tensor(grid.shape[1:], device=points.device)
+    x, y, z = points.floor().clamp(min=0).minimum(sides - 1).long().unbind(1)
+    ny, nz = grid.shape[2:]
+    return grid.flatten(1).T[(x * ny + y) * nz + z]
+
+
 def gathers(features: Tensor) -> bool:
     """Whether `_gathered` pays: it has no second derivative and is for float32 on the CPU."""
     plain = features.dtype == torch.float32 and features.device.type == "cpu"
