@@ -111,7 +111,7 @@ def test_layers_equal_all_at_once(axis: int, sees: bool, small: Config) -> None:
         (logits,) = engine.infer([content])
         decoded[crop] = layers._Decoded(logits, near_hits(content.visibility, lattice))
     wanted = surface_of_map(merged(layers._mesh(crop, decoded, engine) for crop in crops))
-    assert len(wanted.triangles) > 10_000
+    assert len(wanted.triangles) > 1000
     np.testing.assert_array_equal(found.vertices, wanted.vertices)
     np.testing.assert_array_equal(found.colours, wanted.colours)
     assert len(found.triangles) == len(wanted.triangles)

@@ -53,7 +53,10 @@ def same_map(folder: Path, frames: str, tmp_path: Path, driver: Driver) -> None:
             "node.queue_size": 100,
             "node.tf_timeout_s": 30.0,
             "node.status_rate_hz": 10.0,
-            "qos_overrides./camera_0/depth/image.subscription.reliability": "reliable",
+            **{
+                f"qos_overrides./camera_0/depth/{topic}.subscription.reliability": "reliable"
+                for topic in ("image", "camera_info")
+            },
         },
         tmp_path,
     )

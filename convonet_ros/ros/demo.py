@@ -159,7 +159,10 @@ def run(parsed: argparse.Namespace, stop: threading.Event) -> None:
         "node.status_rate_hz": 4.0,
         "node.queue_size": 100,
         # Every frame is to arrive, however busy the machine is.
-        "qos_overrides./camera_0/depth/image.subscription.reliability": "reliable",
+        **{
+            f"qos_overrides./camera_0/depth/{topic}.subscription.reliability": "reliable"
+            for topic in ("image", "camera_info")
+        },
         **({"model.weights": str(parsed.weights.resolve())} if parsed.weights else {}),
     }
     children: list[Child] = []
