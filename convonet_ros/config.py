@@ -32,7 +32,13 @@ class ScanConfig:
     min_range_m: float = knob(0.3, "Points nearer to the sensor are left out.", "m", 0.0, 100.0)
     max_range_m: float = knob(4.0, "Points farther from the sensor are left out.", "m", 0.1, 200.0)
     max_points: int = knob(80_000, "A larger scan is thinned evenly to this.", "", 100, 10_000_000)
-    max_rays: int = knob(30_000, "At most so many rays carve free space.", "", 0, 10_000_000)
+    max_rays: int = knob(
+        80_000,
+        "At most so many rays carve free space; fewer leave gaps far away.",
+        "",
+        0,
+        10_000_000,
+    )
     carve_margin_m: float = knob(
         0.05, "A ray stops carving this far before its end...", "m", 0.0, 10.0
     )

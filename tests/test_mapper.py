@@ -75,19 +75,28 @@ def test_incremental_equals_from_scratch_while_the_window_moves() -> None:
     """Crops that leave, and crops that enter with their halo known, change nothing of it."""
     _, scans = drive_scans(seed=3, count=9)
     often, once = Mapper(SMALL), Mapper(SMALL)
+    seen: dict[CropIndex, Mesh] = {}
     for i, scan in enumerate(scans):
         T = scan.T_map_sensor.copy()
         T[0, 3] += 0.9 * i
         for mapper in (often, once):
             mapper.integrate(Scan(scan.points, T, scan.stamp_ns))
-        often.update(math.inf if i % 3 == 0 else 0.0)
+        keep(seen, often.update(math.inf if i % 3 == 0 else 0.0))
     for mapper in (often, once):
-        mapper.update(math.inf)
+        last = mapper.update(math.inf)
+        if mapper is often:
+            keep(seen, last)
     assert often.volume.min_crop is not None
     assert often.volume.min_crop[0] >= 1  # it did move: at first it was -2 or -3
     a, b = often.occupancy(), once.occupancy()
     assert np.array_equal(a.probability, b.probability, equal_nan=True)
     assert np.array_equal(a.classes, b.classes)
+    for mapper in (often, once):  # what a viewer has, and what a latecomer is given
+        expected = {c: m for c, m in mapper.everything().meshes.items() if not m.empty}
+        assert seen.keys() == expected.keys()
+        for crop, mesh in expected.items():
+            assert np.array_equal(seen[crop].vertices, mesh.vertices)
+            assert np.array_equal(seen[crop].triangles, mesh.triangles)
 
 
 def crossed_parts(scan: Scan, volume: OccupancyVolume, margin_m: float) -> np.ndarray:
@@ -199,6 +208,51 @@ def test_someone_who_walks_in_is_occupied_at_once() -> None:
             assert len(column) > 50
             assert (grid.ternary[column[:, 1], column[:, 0]] == 100).mean() > 0.95
             mapper.update(budget_s)
+
+
+def wall(x_m: tuple[float, float], y_m: float) -> np.ndarray:
+    """(N, 3) points of a wall along x, around the height 0."""
+    x, z = np.meshgrid(np.linspace(*x_m, 300), np.linspace(-0.5, 0.5, 60))
+    return np.stack([x.ravel(), np.full(x.size, y_m), z.ravel()], axis=1)
+
+
+def test_no_mesh_reaches_into_a_crop_that_left() -> None:
+    mapper = Mapper(SMALL)
+    seen: dict[CropIndex, Mesh] = {}
+    mapper.integrate(Scan(wall((-2.0, 3.5), 1.0), np.eye(4), 1))
+    keep(seen, mapper.update(math.inf))
+    last = max(mapper.volume.crops())[0]
+    T = np.eye(4)
+    T[0, 3] = -0.5
+    mapper.integrate(Scan(np.array([[0.5, 0.0, 0.0]]), T, 2))
+    assert max(mapper.volume.crops())[0] == last - 1
+    keep(seen, mapper.update(math.inf))
+    expected = {c: m for c, m in mapper.everything().meshes.items() if not m.empty}
+    assert seen.keys() == expected.keys()
+    assert any(crop[0] == last - 1 for crop in seen)
+    for crop, mesh in expected.items():
+        assert np.array_equal(seen[crop].triangles, mesh.triangles)
+
+
+def test_what_rays_crossed_is_free_before_the_network_says_so() -> None:
+    mapper = Mapper(SMALL)
+    for stamp_ns in range(1, 4):
+        mapper.integrate(Scan(wall((-0.5, 0.5), 1.0), np.eye(4), stamp_ns))
+    mapper.update(math.inf)
+    occupied = (OBSERVED_OCCUPIED, PREDICTED_OCCUPIED)
+    assert np.isin(mapper.occupancy().classes, occupied).sum() > 500
+    for stamp_ns in range(4, 16):  # it went, and rays pass to a wall farther off
+        mapper.integrate(Scan(wall((-1.5, 1.5), 3.0), np.eye(4), stamp_ns))
+    assert mapper.waiting
+    evidence = mapper.volume.evidence_of_window().numpy()
+    parts = evidence.reshape([n for side in evidence.shape for n in (side // 2, 2)])
+    crossed = parts.max(axis=(1, 3, 5)) < 0
+    before = mapper.occupancy().classes.copy()
+    assert not np.isin(before[crossed], occupied).any()
+    mapper.update(math.inf)
+    for classes in (before, mapper.occupancy().classes):
+        assert crossed.sum() > 5000
+        assert (classes[crossed] == OBSERVED_FREE).all()
 
 
 def test_crops_that_enter_with_points_in_them_are_inferred() -> None:

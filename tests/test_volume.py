@@ -8,6 +8,7 @@ import torch
 
 from convonet_ros.config import MapConfig, ScanConfig
 from convonet_ros.geometry import Lattice
+from convonet_ros.mapping.scheduler import Scheduler
 from convonet_ros.mapping.volume import Volume
 
 LATTICE = Lattice(voxel_m=0.05, crop_voxels=8, halo_voxels=4)
@@ -58,6 +59,32 @@ def test_rays_along_planes_between_cells_stay_on_their_way() -> None:
         ends = torch.cat([sensor[None], sensor + rays])
         assert (crossed >= ends.amin(dim=0) - 1.01).all()
         assert (crossed <= ends.amax(dim=0) + 0.01).all()
+
+
+def test_every_point_has_a_ray_by_default() -> None:
+    """Else cells between the rays keep for ever what left before a camera that stands still."""
+    assert ScanConfig().max_rays >= ScanConfig().max_points
+
+
+@pytest.mark.parametrize("halo", [2, 4, 8, 11])
+def test_every_crop_whose_box_changed_is_marked(halo: int) -> None:
+    """Also where the halo is wider than half a crop, as in upstream's crop networks."""
+    lattice = Lattice(voxel_m=0.05, crop_voxels=8, halo_voxels=halo)
+    config = MapConfig(window_xy_crops=3, window_z_crops=2)
+    volume = Volume(lattice, config, ScanConfig(), torch.device("cpu"))
+    volume.follow(np.zeros(3))
+    draw = torch.Generator().manual_seed(halo)
+    crops = np.array(volume.crops())
+    for _ in range(100):
+        cell = torch.tensor(
+            [int(torch.randint(int(n), (1,), generator=draw)) for n in volume.shape]
+        )
+        scheduler = Scheduler(lattice)
+        scheduler.mark(volume, cell[None], 1)
+        low = np.array([volume._corner(crop) for crop in crops])
+        side = lattice.SUB * lattice.box_voxels
+        inside = ((cell.numpy() >= low) & (cell.numpy() < low + side)).all(axis=1)
+        assert set(scheduler.crops) == {tuple(crop) for crop in crops[inside].tolist()}
 
 
 def test_box_holds_the_mean_point_and_direction_of_each_sub_voxel() -> None:

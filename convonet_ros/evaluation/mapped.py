@@ -17,7 +17,6 @@ from convonet_ros.mapping.meshing import closed_surface
 from convonet_ros.mapping.occupancy import P_OBSERVED_FREE
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.model import zoo
-from convonet_ros.model.features import BoxContent
 from convonet_ros.offline.files import merged
 from convonet_ros.offline.pipeline import extent, window_for
 
@@ -56,7 +55,7 @@ class Mapped:
 class UnruledMapper(Mapper):
     """A map that believes its network more than its rays."""
 
-    def _ruled(self, box: BoxContent, logits: Tensor) -> Tensor:
+    def _ruled(self, free: Tensor, logits: Tensor) -> Tensor:
         return logits
 
 

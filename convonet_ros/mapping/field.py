@@ -52,11 +52,12 @@ class Field:
             if not torch.equal(old.nan_to_num(nan=99.0), new.nan_to_num(nan=99.0)):
                 affected.append(tuple(int(c - o) for c, o in zip(crop, offset, strict=True)))
         block.copy_(logits)
-        k, sub = self._k, Lattice.SUB
-        known = logits.float().nan_to_num(nan=-torch.inf)
-        highest = known.view(k, sub, k, sub, k, sub).amax((1, 3, 5))
-        self._highest[self._place(crop)] = highest.masked_fill(highest == -torch.inf, torch.nan)
+        self._highest[self._place(crop)] = highest_of_voxels(logits)
         return affected  # type: ignore[return-value]
+
+    def of(self, crop: CropIndex) -> Tensor:
+        """The (m, m, m) logits of a crop; not to be written to."""
+        return self._blocks[self._place(crop)]
 
     def block(self, crop: CropIndex, inside: list[CropIndex]) -> Tensor:
         """(m + 1)^3 logits of a crop and the first planes of the next crops among `inside`."""
@@ -72,10 +73,7 @@ class Field:
         return result
 
     def highest(self, crops_min: np.ndarray) -> Tensor:
-        """(X, Y, Z) float32 per voxel of the window in lattice order: its highest logit.
-
-        A voxel with an unknown part counts with its known ones; NaN where all are unknown.
-        """
+        """(X, Y, Z) float32 `highest_of_voxels` of the window in lattice order; a copy."""
         x, y, z = (
             (torch.arange(int(n)) + int(low)) % int(n)
             for n, low in zip(self._window, crops_min, strict=True)
@@ -84,3 +82,12 @@ class Field:
         blocks = self._highest[x][:, y][:, :, z].permute(0, 3, 1, 4, 2, 5)
         nx, ny, nz = (self._window * self._k).tolist()
         return blocks.reshape(nx, ny, nz)
+
+
+def highest_of_voxels(logits: Tensor) -> Tensor:
+    """(m, m, m) logits to (m / SUB)^3 float32: the highest of each voxel's known parts, NaN where
+    all are unknown."""
+    k = len(logits) // Lattice.SUB
+    known = logits.float().nan_to_num(nan=-torch.inf)
+    highest = known.view(k, -1, k, Lattice.SUB, k, Lattice.SUB).amax((1, 3, 5))
+    return highest.masked_fill(highest == -torch.inf, torch.nan)

@@ -12,14 +12,13 @@ from torch import Tensor
 from convonet_ros.config import Config
 from convonet_ros.geometry import point_to_index
 from convonet_ros.mapping.engine import Engine
-from convonet_ros.mapping.field import Field
+from convonet_ros.mapping.field import Field, highest_of_voxels
 from convonet_ros.mapping.meshing import Mesh, mesh_of_block, near_hits, no_mesh
 from convonet_ros.mapping.occupancy import OccupancyVolume, classify, evidence_of_voxels
 from convonet_ros.mapping.scheduler import Scheduler
 from convonet_ros.mapping.volume import CropIndex, Volume
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropModel
-from convonet_ros.model.features import BoxContent
 from convonet_ros.sensors import Scan
 
 # Observed free lattice points lie at least this far (in logits) below the threshold.
@@ -96,6 +95,9 @@ class Mapper:
             self.scheduler.add(filled, scan.stamp_ns)
         for crop in left:
             self.field.forget(crop)
+            # The surfaces before it reached into its first lattice points.
+            before_it = {tuple(np.subtract(crop, step).tolist()) for step in np.ndindex(2, 2, 2)}
+            self._dirty_meshes |= before_it & self._meshed
         self.scheduler.drop(left)
         self._dirty_meshes.difference_update(left)
         self._left += [crop for crop in left if crop in self._meshed]
@@ -196,11 +198,18 @@ class Mapper:
                 np.round(origin / self.lattice.voxel_m) * self.lattice.voxel_m,
                 self.lattice.voxel_m, unknown, np.zeros(shape, np.uint8), self._stamp_ns,
             )  # fmt: skip
+        evidence, highest = volume.evidence_of_window(), self.field.highest(volume.min_crop)
+        for crop in self.scheduler.crops:  # rays may have crossed what was predicted there
+            at = np.asarray(crop) - volume.min_crop
+            fine, coarse = (
+                tuple(slice(i * side, (i + 1) * side) for i in at.tolist())
+                for side in (self.field.side, self.lattice.crop_voxels)
+            )
+            stored = self.field.of(crop)
+            ruled = torch.where(stored.isnan(), stored, self._ruled(evidence[fine] < 0, stored))
+            highest[coarse] = highest_of_voxels(ruled)
         probability, classes = classify(
-            evidence_of_voxels(volume.evidence_of_window()),
-            self.field.highest(volume.min_crop),
-            self.engine.threshold,
-            self._confirmed,
+            evidence_of_voxels(evidence), highest, self.engine.threshold, self._confirmed
         )
         return OccupancyVolume(
             volume.min_crop * self.lattice.crop_m,
@@ -233,16 +242,17 @@ class Mapper:
     def _infer(self, crops: list[CropIndex]) -> None:
         self._occupancy = None
         boxes = [self.volume.box(crop) for crop in crops]
+        halo = self.lattice.SUB * self.lattice.halo_voxels
+        core = slice(halo, halo + self.field.side)
         for crop, box, logits in zip(crops, boxes, self.engine.infer(boxes), strict=True):
-            affected = self.field.store(crop, self._ruled(box, logits))
+            free = box.visibility[core, core, core] < 0
+            affected = self.field.store(crop, self._ruled(free, logits))
             # Which voxels were measured colours the mesh, so the crop's own mesh is made anew.
             self._dirty_meshes |= {c for c in (*affected, crop) if self.volume.holds(c)}
 
-    def _ruled(self, box: BoxContent, logits: Tensor) -> Tensor:
-        """The rule that a measured ray beats the network, for a crop's (m, m, m) logits."""
-        halo = self.lattice.SUB * self.lattice.halo_voxels
-        core = slice(halo, halo + len(logits))
-        free = box.visibility[core, core, core] < 0
+    def _ruled(self, free: Tensor, logits: Tensor) -> Tensor:
+        """The rule that a measured ray beats the network, for a crop's (m, m, m) logits and what
+        is observed free."""
         limit = self.engine.threshold - _BELOW
         return torch.where(free, logits.nan_to_num(nan=limit).clamp(max=limit), logits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from convonet_ros.geometry import Lattice
@@ -27,25 +28,26 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def crops(self) -> list[CropIndex]:
+        """Those that wait."""
+        return list(self._waiting)
+
     def mark(self, volume: Volume, changed: Tensor, stamp_ns: int) -> None:
         """Mark the crops in whose box one of the (M, 3) changed local sub-voxels lies."""
         if not len(changed):
             return
         sub = self._lattice.SUB
         side, halo = sub * self._lattice.crop_voxels, sub * self._lattice.halo_voxels
-        # One at v lies in the boxes of crops floor((v - 2 halo) / side) .. floor(v / side): the
-        # halo is thinner than a crop, so these are one or two along each axis.
+        # One at v lies in the boxes of crops floor((v - 2 halo) / side) .. floor(v / side).
         low, high = (changed - 2 * halo).div(side, rounding_mode="floor"), changed // side
-        window = volume.window
-        count = changed.new_zeros(tuple(window + 2))
-        for pick in np.ndindex(2, 2, 2):
-            crop = low.clone()
-            fresh = changed.new_ones(len(changed)).bool()
-            for axis in range(3):
-                if pick[axis]:
-                    crop[:, axis] = high[:, axis]
-                    fresh &= high[:, axis] != low[:, axis]
-            index = (crop[fresh] + 1).clamp(min=0)
+        # Those beside the window are counted too, in a border that is cut off.
+        count = changed.new_zeros(tuple(volume.window + 2))
+        last = torch.from_numpy(volume.window + 1).to(changed)
+        most = 1 - -2 * halo // side  # along an axis
+        for pick in np.ndindex(most, most, most):
+            crop = low + changed.new_tensor(pick)
+            index = (crop[(crop <= high).all(dim=1)] + 1).clamp(min=0).minimum(last)
             count.index_put_(tuple(index.T), count.new_ones(len(index)), accumulate=True)
         inside = count[1:-1, 1:-1, 1:-1].cpu().numpy()
         assert volume.min_crop is not None

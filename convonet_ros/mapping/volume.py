@@ -159,10 +159,11 @@ class Volume:
         length = distance - self._scan.carve_margin_m - self._scan.carve_margin_per_m2 * distance**2
         length = torch.minimum(length, distance.new_tensor(self._scan.max_range_m))
         if self._scan.max_rays:
-            stride = max(1, -(-len(length) // self._scan.max_rays))
-            share = (length / distance)[::stride]
-            ahead = share > 0
-            self._traverse(sensor, ((ends - sensor)[::stride] * share[:, None])[ahead])
+            count = min(len(length), self._scan.max_rays)
+            chosen = torch.arange(count, device=self.device) * len(length) // max(1, count)
+            chosen = chosen[length[chosen] > 0]
+            share = (length / distance)[chosen]
+            self._traverse(sensor, (ends - sensor)[chosen] * share[:, None])
         changed = torch.cat([self._insert(hits, directions), self._carve()])
         _, ny, nz = self.shape.tolist()
         ring = torch.stack([changed // (ny * nz), changed // nz % ny, changed % nz], dim=1)
