@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ def main(arguments: list[str] | None = None) -> int:
         parsed.run(parsed)
     except (ValueError, OSError, MemoryError) as error:
         print(f"convonet {parsed.command}: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print(
+            f"convonet {parsed.command}: a process of it was ended, as happens for lack of memory; "
+            "the same command goes on, --workers 1 needs the least",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt as error:
         print(f"convonet {parsed.command}: {str(error) or 'interrupted'}", file=sys.stderr)

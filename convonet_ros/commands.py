@@ -214,6 +214,8 @@ def run_evaluate(parsed: argparse.Namespace) -> None:
         name, equals, path = entry.partition("=")
         if not equals:
             raise ValueError(f"--weights: expected NAME=FILE, got '{entry}'")
+        if name in checkpoints:
+            raise ValueError(f"--weights: expected different names, got '{name}' twice")
         checkpoints[name] = path
     _writable(parsed.out)
     if parsed.folder is None:
@@ -235,6 +237,8 @@ def _evaluate_shapes(parsed: argparse.Namespace, checkpoints: dict[str, str]) ->
         if not isinstance(network, OccupancyNetwork):
             raise ValueError(f"--weights {path}: expected a network of 'convonet models'")
         networks[name] = network, about
+    if not networks:
+        raise ValueError("--weights: expected NAME=FILE of a network, got none")
     how = (parsed.resolution, parsed.steps, parsed.threshold)
     with tqdm(unit="shape", leave=False) as bar:
 
@@ -284,10 +288,16 @@ def _evaluate_methods(parsed: argparse.Namespace, checkpoints: dict[str, str]) -
 
 def run_convert(parsed: argparse.Namespace) -> None:
     from convonet_ros.model import zoo
+    from convonet_ros.model.crops import CropNetwork
+    from convonet_ros.model.upstream import load_weights
 
     _writable(parsed.out.parent)
     network, about = zoo.load(parsed.weights, parsed.config)
-    if parsed.set:
+    if parsed.set and isinstance(network, CropNetwork):
+        weights = network.state_dict()
+        network = CropNetwork(_crop_spec(parsed, network.spec))
+        load_weights(network, weights)
+    elif parsed.set:
         config = _with_settings(dict(network.config), parsed)  # type: ignore[arg-type]
         network = zoo.from_upstream(config, network.state_dict())
     zoo.save(parsed.out, network, about)
@@ -379,13 +389,16 @@ def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
     data = parsed.data
     if config is None and (data is None or parsed.validation is None):
         raise ValueError("--data, --validation: expected folders of 'convonet rooms', got none")
+    if parsed.validation and data is None:
+        raise ValueError("--data: expected a folder of 'convonet rooms' beside --validation")
     batch, seed = parsed.batch or 8, parsed.seed or 0
     if batch < processes.count:
         raise ValueError(
             f"--batch: expected a sample for each of {processes.count} processes, got {batch}"
         )
     if data is None:
-        kind = "rooms" if "room" in parsed.model else "objects"
+        assert config is not None
+        kind = "rooms" if config.get("data", {}).get("multi_files") else "objects"
         data = str(parsed.out / "data")
         counts = {"train": SPLITS["train"], "val": SPLITS["val"]}
         processes.from_first(lambda: _make_shapes(Path(data), kind, counts))
@@ -413,6 +426,7 @@ def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
     if config is None or parsed.validation:
         network = CropNetwork(_crop_spec(parsed)) if config is None else zoo.from_upstream(config)
         easy_steps = 0 if parsed.init else round(EASY_SHARE * defaults.steps)
+        settings["init"] = bool(parsed.init)  # for the curriculum
         task = RoomCrops(data, parsed.validation, network, batch, seed, easy_steps)
     else:
         task = ShapeFolder(data, config, batch, seed)
@@ -513,8 +527,8 @@ def _settings(parsed: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             yield name.strip(), text
 
 
-def _crop_spec(parsed: argparse.Namespace) -> CropSpec:
-    """The map's own network, with every --set put in place."""
+def _crop_spec(parsed: argparse.Namespace, base: CropSpec | None = None) -> CropSpec:
+    """The map's own network, by default or `base`, with every --set put in place."""
     from convonet_ros.model.crops import CropSpec
 
     known = {field.name: type(field.default) for field in fields(CropSpec)}
@@ -524,7 +538,7 @@ def _crop_spec(parsed: argparse.Namespace) -> CropSpec:
             raise ValueError(f"--set {name}: expected one of {', '.join(known)}")
         if type(value) is not known[name]:
             raise ValueError(f"--set {name}: expected {known[name].__name__}, got {value!r}")
-    return CropSpec(**given)
+    return replace(base or CropSpec(), **given)
 
 
 def _model_config(parsed: argparse.Namespace) -> dict[str, Any]:

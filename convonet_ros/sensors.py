@@ -42,13 +42,19 @@ class Scan:
             raise ValueError(f"points: expected shape (N, 3), got {points.shape}")
         if not np.isfinite(points).all():
             raise ValueError("points: expected finite numbers, got NaN or infinity; remove them")
-        if not np.abs(np.asarray(self.T_map_sensor)[:3, 3]).max(initial=0) <= _MAX_DISTANCE_M:
-            raise ValueError(
-                f"T_map_sensor: expected a place within {_MAX_DISTANCE_M:.0f} m of the map's "
-                "origin, where float32 still resolves millimetres; move the map's frame"
-            )
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "T_map_sensor", canonical_pose(self.T_map_sensor, "T_map_sensor"))
+        object.__setattr__(self, "T_map_sensor", map_pose(self.T_map_sensor, "T_map_sensor"))
+
+
+def map_pose(T: np.ndarray, name: str) -> np.ndarray:
+    """`geometry.canonical_pose` of a sensor; ValueError also for a place too far away."""
+    T = canonical_pose(T, name)
+    if np.abs(T[:3, 3]).max() > _MAX_DISTANCE_M:
+        raise ValueError(
+            f"{name}: expected a place within {_MAX_DISTANCE_M:.0f} m of the map's origin, where "
+            "float32 still resolves millimetres; move the map's frame"
+        )
+    return T
 
 
 @dataclass(frozen=True, slots=True)

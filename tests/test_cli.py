@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,19 @@ def test_convert_and_reconstruct(tmp_path: Path, capsys: pytest.CaptureFixture[s
         # the cloud is 1.6 wide, and so is the unit cube
         assert np.allclose(found.bounds.mean(0), [5, -3, 2], atol=0.02)
         assert np.allclose(np.ptp(found.bounds, axis=0), 2 * 0.4 * 1.6, atol=0.02)
+
+
+def test_convert_the_map_s_own_network(tmp_path: Path) -> None:
+    out = tmp_path / "nearest.pt"
+    how = ["-o", str(out), "--set", "interpolation=nearest"]
+    assert main(["convert", str(zoo.SHIPPED), *how]) == 0
+    (before, _), (after, about) = zoo.load(), zoo.load(out)
+    assert isinstance(before, CropNetwork)
+    assert isinstance(after, CropNetwork)
+    assert after.spec == replace(before.spec, interpolation="nearest")
+    assert "val_iou" in about
+    assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
+    assert main(["convert", str(zoo.SHIPPED), "-o", str(out), "--set", "maps=8"]) == 1
 
 
 def test_reconstruct_a_scene_by_sliding(tmp_path: Path) -> None:

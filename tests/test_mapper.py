@@ -210,6 +210,15 @@ def test_someone_who_walks_in_is_occupied_at_once() -> None:
             mapper.update(budget_s)
 
 
+def test_a_window_too_large_for_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("convonet_ros.mapping.mapper.Field", full)
+    with pytest.raises(ValueError, match="a window of 5 x 5 x 2 crops does not fit into the mem"):
+        Mapper(SMALL)
+
+
 def wall(x_m: tuple[float, float], y_m: float) -> np.ndarray:
     """(N, 3) points of a wall along x, around the height 0."""
     x, z = np.meshgrid(np.linspace(*x_m, 300), np.linspace(-0.5, 0.5, 60))

@@ -100,7 +100,9 @@ class Viewer:
     def __init__(self, driver: Driver) -> None:
         self.shown: dict[int, Any] = {}
         self.messages: list[Any] = []
-        driver.node.create_subscription(MarkerArray, "/convonet/mesh", self._take, 10)
+        self.subscription = driver.node.create_subscription(
+            MarkerArray, "/convonet/mesh", self._take, 10
+        )
 
     def _take(self, message: Any) -> None:
         for marker in message.markers:
@@ -237,6 +239,11 @@ def test_who_comes_late_gets_everything(driver: Driver, node: ReconstructNode) -
         assert triangles_of(late.points()) == expected
         assert 100 in grids[-1].data
         assert 100 in volatile[-1].data
+    for _ in range(3):  # one who leaves and comes back at once, as a display that is edited
+        driver.node.destroy_subscription(late.subscription)
+        late = Viewer(driver)
+        driver.wait(lambda: late.messages, "the mesh again")  # noqa: B023
+        assert triangles_of(late.points()) == expected
 
 
 def test_a_scan_waits_for_its_transform_and_its_intrinsics(
@@ -394,6 +401,8 @@ def test_save_says_why_it_cannot(
 # ---- what must not hurt -------------------------------------------------------------------------
 
 WALL = wall_scan(START_NS, 0).points
+FAR = np.eye(4)
+FAR[0, 3] = 20_000.0
 BAD = {
     "wrong encoding": ("bad_image", lambda d, t: d.images.publish(depth_image(t, encoding="rgb8"))),
     "short data": ("bad_image", lambda d, t: d.images.publish(depth_image(t, height=480))),
@@ -425,6 +434,13 @@ BAD = {
     "in the future": (
         "no_transform",
         lambda d, t: d.clouds.publish(cloud(t + 86400 * SECOND, WALL)),
+    ),
+    "too far away": (
+        "bad_scan",
+        lambda d, t: (
+            d.tf.publish(transform(t, "odom", "far", FAR)),
+            d.clouds.publish(cloud(t, WALL, frame_id="far")),
+        ),
     ),
     "no stamp": ("bad_stamp", lambda d, t: d.clouds.publish(cloud(0, WALL))),
     "negative stamp": ("bad_stamp", lambda d, t: d.clouds.publish(cloud(-5 * SECOND, WALL))),

@@ -158,13 +158,29 @@ def test_a_broken_image_costs_one_frame(folder: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1 2 3", "nan " * 16, "-inf " * 16, "a b c", "2 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"]
-)
+    "text",
+    [
+        "", "1 2 3", "nan " * 16, "-inf " * 16, "a b c", "2 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1",
+        "1 0 0 20000 0 1 0 0 0 0 1 0 0 0 0 1",
+    ],
+)  # fmt: skip
 def test_a_bad_pose_costs_one_frame(folder: Path, text: str) -> None:
     (folder / "frame-000000.pose.txt").write_text(text)
     recording = open_recording(folder)
     assert len(list(recording)) == N - 1
     assert list(recording.skipped) == ["frame-000000.depth.png"]
+
+
+def test_numbers_need_no_leading_zeros(folder: Path) -> None:
+    last = folder / f"frame-{N - 1:06d}.depth.png"
+    for path in (last, last.with_name(f"frame-{N - 1:06d}.pose.txt")):
+        path.rename(path.with_name(path.name.replace(f"{N - 1:06d}", "10")))
+    for number in range(N - 1):
+        for path in folder.glob(f"frame-{number:06d}.*"):
+            path.rename(path.with_name(path.name.replace(f"{number:06d}", str(number))))
+    stamps = [frame.stamp_ns for frame in open_recording(folder)]
+    assert stamps == sorted(stamps)
+    assert stamps[-1] - stamps[0] == 10 * 10**9 // 30
 
 
 def test_images_that_all_fail_are_refused(folder: Path) -> None:

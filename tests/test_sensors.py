@@ -174,4 +174,6 @@ def test_scans_are_checked() -> None:
         Scan(np.full((1, 3), np.nan), np.eye(4), 0)
     with pytest.raises(ValueError, match="T_map_sensor: expected a rotation"):
         Scan(np.zeros((1, 3)), 2 * np.eye(4), 0)
+    with pytest.raises(ValueError, match="T_map_sensor: expected"):
+        Scan(np.zeros((1, 3)), np.eye(3), 0)
     assert Scan(np.zeros((1, 3)), np.eye(4), 0).points.dtype == np.float32

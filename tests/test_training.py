@@ -27,6 +27,7 @@ from convonet_ros.geometry import Lattice
 from convonet_ros.model import zoo
 from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.model.network import OccupancyNetwork
+from convonet_ros.storage import write_arrays
 from convonet_ros.training.calibrate import calibration_error, fit_temperature
 from convonet_ros.training.tasks import RoomCrops, ShapeFolder, Task
 from convonet_ros.training.trainer import TrainConfig, Trainer
@@ -58,8 +59,32 @@ def test_samples_are_deterministic_and_survive_the_disk(data: tuple[Path, Path])
         assert a.views == b.views
         assert torch.equal(a.occupied, b.occupied)
         assert torch.allclose(a.queries, b.queries, atol=0.02)
-    with pytest.raises(ValueError, match="again with 'convonet rooms'"):
+    with pytest.raises(ValueError, match=r"made for voxels of 0\.05 m, crops of 16 and"):
         read_sample(file, 0, Lattice())
+
+
+def test_damaged_samples_are_one_sentence(data: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = (data[0] / "room-000000.npz").read_bytes()
+    broken = tmp_path / "room-000000.npz"
+    for content in (whole[:3000], whole[:3000] + bytes(300) + whole[3300:]):
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match=r"room-000000\.npz: expected samples of [^\n]+$"):
+            [read_sample(broken, i, LATTICE) for i in range(len(views_of_samples(broken)))]
+    empty = {"views": np.zeros(0, np.uint8), "lattice": np.zeros(3)}
+    write_arrays(broken, **empty)
+    with pytest.raises(ValueError, match="hold no samples"):
+        RoomCrops(str(tmp_path), str(data[1]), CropNetwork(SPEC), 2, seed=0, easy_steps=0)
+    voxels = zoo.build("voxel_shapenet_3plane")
+    with pytest.raises(ValueError, match="one that takes voxels"):
+        RoomCrops(*map(str, data), voxels, 2, seed=0, easy_steps=0)
+
+
+def test_the_curriculum_ends(data: tuple[Path, Path]) -> None:
+    task = crops(data, 2)
+    task.views[0] = 16
+    assert [task.fewest_views(step) for step in (0, 6, 11, 12, 99)] == [10, 5, 1, 1, 1]
+    task.easy_steps = 0
+    assert task.fewest_views(0) == 1
 
 
 def test_free_space_and_points_agree_with_the_truth() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from convonet_ros.config import Config
 from convonet_ros.geometry import canonical_pose, interpolate_pose, pose_from
-from convonet_ros.sensors import Intrinsics, Scan, points_from_depth
+from convonet_ros.sensors import Intrinsics, Scan, map_pose, points_from_depth
 
 _BASE_NS = 1_000_000_000_000  # stamp of frame 0 of a folder that has none: positive and fixed
 _FRAMES_PER_S = 30
@@ -90,7 +90,7 @@ class Recording:
     def _pose(self, entry: _Entry) -> np.ndarray:
         if isinstance(entry.T_world_camera, str):
             raise ValueError(entry.T_world_camera)
-        return canonical_pose(self._T_map_world @ entry.T_world_camera, entry.image.name)
+        return map_pose(self._T_map_world @ entry.T_world_camera, entry.image.name)
 
 
 def open_recording(folder: str | Path, frames: str = "::") -> Recording:
@@ -137,7 +137,7 @@ def _slice(text: str) -> slice:
 
 
 def _frame_entries(folder: Path, chosen: slice) -> list[_Entry]:
-    images = sorted(folder.glob("frame-*.depth.png"))
+    images = sorted(folder.glob("frame-*.depth.png"), key=lambda path: (_number(path), path.name))
     if not images:
         raise ValueError(
             f"recording {folder}: expected frame-*.depth.png with frame-*.pose.txt, or a TUM "
@@ -148,12 +148,17 @@ def _frame_entries(folder: Path, chosen: slice) -> list[_Entry]:
         pose = image.with_name(image.name.replace(".depth.png", ".pose.txt"))
         if not pose.is_file():
             raise ValueError(f"recording {folder}: {image.name} has no {pose.name} beside it")
-        digits = re.fullmatch(r"frame-(\d{1,15})\.depth\.png", image.name)
-        number = int(digits.group(1)) if digits else number
+        number = number if _number(image) < 0 else _number(image)
         entries.append(
             _Entry(image, _pose_or_why(pose), _BASE_NS + number * 10**9 // _FRAMES_PER_S)
         )
     return entries
+
+
+def _number(image: Path) -> int:
+    """Of a frame by its name, with or without leading zeros; -1 where it has none."""
+    digits = re.fullmatch(r"frame-(\d{1,15})\.depth\.png", image.name)
+    return int(digits.group(1)) if digits else -1
 
 
 def _pose_or_why(path: Path) -> np.ndarray | str:

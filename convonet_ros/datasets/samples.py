@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -159,7 +159,10 @@ def write_rooms(folder: Path, seeds: range, lattice: Lattice, workers: int) -> I
 def _write_room(job: tuple[Path, int, Lattice]) -> Path:
     path, seed, lattice = job
     samples = samples_of_room(seed, lattice)
-    arrays: dict[str, np.ndarray] = {"views": np.array([s.views for s in samples], np.uint8)}
+    arrays: dict[str, np.ndarray] = {
+        "views": np.array([s.views for s in samples], np.uint8),
+        "lattice": np.array(astuple(lattice)),
+    }
     for i, sample in enumerate(samples):
         box = sample.box
         arrays[f"points_{i}"] = (box.points.numpy() * _FIXED).astype(np.uint16)
@@ -182,20 +185,26 @@ def views_of_samples(path: Path) -> np.ndarray:
 
 
 def read_sample(path: Path, i: int, lattice: Lattice) -> Sample:
-    """Sample i in a file of `write_rooms`; ValueError where its box is not the lattice's."""
-    with np.load(path, allow_pickle=False) as arrays:
-        queries = arrays[f"queries_{i}"].astype(np.float32)
-        occupied = np.unpackbits(arrays[f"occupied_{i}"], count=len(queries)).astype(bool)
-        points = (arrays[f"points_{i}"].astype(np.float32) + 0.5) / _FIXED
-        directions = arrays[f"directions_{i}"].astype(np.float32) / 127.5 - 1
-        weights = arrays[f"weights_{i}"].astype(np.float32) / 255
-        visibility = arrays[f"visibility_{i}"]
-        views = int(arrays["views"][i])
-    expected = (lattice.SUB * lattice.box_voxels,) * 3
-    if visibility.shape != expected or visibility.dtype != np.int8:
+    """Sample i in a file of `write_rooms`; ValueError for a damaged file and another lattice."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            queries = arrays[f"queries_{i}"].astype(np.float32)
+            occupied = np.unpackbits(arrays[f"occupied_{i}"], count=len(queries)).astype(bool)
+            points = (arrays[f"points_{i}"].astype(np.float32) + 0.5) / _FIXED
+            directions = arrays[f"directions_{i}"].astype(np.float32) / 127.5 - 1
+            weights = arrays[f"weights_{i}"].astype(np.float32) / 255
+            visibility = arrays[f"visibility_{i}"]
+            views = int(arrays["views"][i])
+            made_on = arrays["lattice"].tolist()
+    except DAMAGED as error:
         raise ValueError(
-            f"{path}: expected a box of {expected} sub-voxels, int8, got {visibility.shape} of "
-            f"{visibility.dtype}; make the samples again with 'convonet rooms'"
+            f"{path}: expected samples of this version's 'convonet rooms' ({error})"
+        ) from error
+    if made_on != list(astuple(lattice)):
+        voxel_m, crop, halo = made_on
+        raise ValueError(
+            f"{path}: made for voxels of {voxel_m:g} m, crops of {crop:g} and a halo of {halo:g}; "
+            f"expected {lattice}. A network is trained on the lattice of its samples"
         )
     box = BoxContent(*map(torch.from_numpy, (points, directions, weights, visibility)))
     return Sample(box, torch.from_numpy(queries), torch.from_numpy(occupied), views)

@@ -88,6 +88,7 @@ def evaluate_methods(
     """
     views = sorted(set(views))
     methods = _checked(entries, seeds, views, recordings)
+    checkpoints = {e.name: _about(e) for e in entries if e.mapped}
     total = len(entries) * (len(seeds) * len(views) + len(recordings) * len(USED))
     done = 0
 
@@ -114,8 +115,7 @@ def evaluate_methods(
     settings = {
         "methods": methods, "seeds": list(seeds), "views": views, "points": points,
         "frames": {"used": USED, "held out": HELD_OUT}, "config": to_yaml(config),
-        "checkpoints": {e.name: _about(e) for e in entries if e.mapped},
-        "machine": _machine(),
+        "checkpoints": checkpoints, "machine": _machine(),
     }  # fmt: skip
     return RobotTable(rows, held_out, results, added(evidence), failures, settings), shown
 

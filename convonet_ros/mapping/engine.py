@@ -42,7 +42,8 @@ def choose_precision(name: str, device: torch.device, trained_in: torch.dtype) -
     if trained_in == torch.float32:
         return trained_in
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
+        # is_bf16_supported says yes to GPUs that imitate it.
+        fast = torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
     else:
         # Private to torch, and not in every version of it.
         asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

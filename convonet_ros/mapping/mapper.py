@@ -56,7 +56,8 @@ class Mapper:
     """
 
     def __init__(self, config: Config, network: CropModel | None = None) -> None:
-        """network: None loads config.model.weights; ValueError when that file is no good."""
+        """network: None loads config.model.weights; ValueError when that file is no good, or for
+        a window that is too large for memory."""
         temperature = 1.0
         if network is None:
             network, about = zoo.load_crops(config.model.weights, config.model.config)
@@ -64,8 +65,15 @@ class Mapper:
         self.config = config
         self.engine = Engine(network, config.model, temperature)
         self.device, self.lattice = self.engine.device, self.engine.lattice
-        self.volume = Volume(self.lattice, config.map, config.scan, self.device)
-        self.field = Field(self.lattice, self.volume.window, self.device)
+        try:
+            self.volume = Volume(self.lattice, config.map, config.scan, self.device)
+            self.field = Field(self.lattice, self.volume.window, self.device)
+        except (RuntimeError, MemoryError) as error:
+            xy, z = config.map.window_xy_crops, config.map.window_z_crops
+            raise ValueError(
+                f"map.window_xy_crops, map.window_z_crops: a window of {xy} x {xy} x {z} crops "
+                f"does not fit into the memory of {self.device}; choose a smaller one"
+            ) from error
         self.scheduler = Scheduler(self.lattice)
         self.inferred_total = 0
         self._batch = config.update.batch_crops or (1 if self.device.type == "cpu" else _GPU_BATCH)

@@ -155,9 +155,11 @@ class Volume:
         inside = ((hits >= 0) & (hits < shape)).all(dim=1)
         hits, directions = hits[inside], directions[measured][inside]
 
-        # A ray carves up to its margin before the end, and never beyond the sensor's range.
-        length = distance - self._scan.carve_margin_m - self._scan.carve_margin_per_m2 * distance**2
-        length = torch.minimum(length, distance.new_tensor(self._scan.max_range_m))
+        # A ray carves up to its margin before the end, and never beyond the sensor's range. Its
+        # margin grows up to twice that range: rays from farther off reach all of it.
+        far = self._scan.max_range_m
+        margin = self._scan.carve_margin_per_m2 * distance.clamp(max=2 * far) ** 2
+        length = (distance - self._scan.carve_margin_m - margin).clamp(max=far)
         if self._scan.max_rays:
             count = min(len(length), self._scan.max_rays)
             chosen = torch.arange(count, device=self.device) * len(length) // max(1, count)

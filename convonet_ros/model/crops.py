@@ -6,7 +6,7 @@ After the sliding window of ConvONet, section 3.4, on a lattice that stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,6 +86,9 @@ class CropSpec:
             raise ValueError(
                 f"interpolation: expected trilinear or nearest, got {self.interpolation!r}"
             )
+        for name, value in asdict(self).items():
+            if not isinstance(value, str | bool) and value <= 0:
+                raise ValueError(f"{name}: expected a number above 0, got {value}")
 
     @property
     def box_voxels(self) -> int:

@@ -140,7 +140,6 @@ def _mapped(
     meshes: dict[CropIndex, Mesh] = {}
     stages: dict[str, float] = {}
     path: dict[int, np.ndarray] = {}
-    refused: dict[int, str] = {}
     for part, (middle, seen) in enumerate(parts):
         if part > 0:
             mapper.reset()
@@ -149,11 +148,8 @@ def _mapped(
             if not seen[number]:
                 continue
             before = time.monotonic()
-            try:
-                mapper.integrate(scan)
-                path[number] = scan.T_map_sensor[:3, 3]
-            except ValueError as error:
-                refused[number] = str(error)
+            mapper.integrate(scan)
+            path[number] = scan.T_map_sensor[:3, 3]
             stages["integrate"] = stages.get("integrate", 0.0) + time.monotonic() - before
             scans += 1
             progress("scans", scans, all_scans)
@@ -162,17 +158,12 @@ def _mapped(
             _collect(meshes, mapper.update(_UPDATE_S), stages)
             progress("crops", total - mapper.waiting, total)
         take(mapper)
-    if not path:
-        why = next(iter(refused.values()))
-        raise ValueError(f"recording {recording.folder}: no frame can be mapped ({why})")
-
     report = {
         "recording": str(recording.folder),
         "frames": {
             "chosen": len(recording),
             "mapped": len(path),
             "skipped": dict(recording.skipped),
-            "refused": list(refused.values()),
         },
         "seconds": {name: round(seconds, 3) for name, seconds in sorted(stages.items())},
         "crops_inferred": mapper.inferred_total,

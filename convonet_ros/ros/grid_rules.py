@@ -32,8 +32,9 @@ def broken_rules(grid: Any, qos: QoSProfile | None = None, before: Any = None) -
     origin, q = info.origin.position, info.origin.orientation
     if abs(math.sqrt(q.x**2 + q.y**2 + q.z**2 + q.w**2) - 1) > 1e-4:
         broken.append("origin.orientation is not a unit quaternion")
+    resolution = float(str(np.float32(info.resolution)))  # 0.05, not the float32 beside it
     for name, value in (("x", origin.x), ("y", origin.y)):
-        cells = value / info.resolution
+        cells = value / resolution
         if not math.isfinite(cells) or abs(cells - round(cells)) > 1e-3:
             broken.append(f"origin.{name} is {value}, not a multiple of the resolution")
     others = np.setdiff1d(np.array(grid.data, dtype=np.int64), _TERNARY)

@@ -20,6 +20,7 @@ from convonet_ros.sensors import (
     Intrinsics,
     Scan,
     depth_from_image,
+    map_pose,
     points_from_cloud,
     points_from_depth,
 )
@@ -136,12 +137,14 @@ class Inputs:
                 continue
             if not self.queue.remove(measurement):
                 continue
+            kind = "bad_scan"
             try:
+                T_map_sensor = map_pose(T_map_sensor, measurement.frame_id)
+                kind = "bad_cloud" if measurement.camera is None else "bad_image"
                 with np.errstate(over="ignore", invalid="ignore"):  # Scan refuses what comes of it
                     points = self._points(measurement)
                 scan = Scan(points, T_map_sensor, measurement.stamp_ns)
             except ValueError as error:
-                kind = "bad_cloud" if measurement.camera is None else "bad_image"
                 self._tally.drop(kind, f"{measurement.topic}: {error}")
                 continue
             if not len(scan.points):

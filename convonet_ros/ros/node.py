@@ -156,11 +156,7 @@ class ReconstructNode(Node):
                 )
                 self._mapper.reset()
             started = time.perf_counter()
-            try:
-                self._mapper.integrate(scan)
-            except ValueError as error:
-                self._tally.drop("bad_scan", str(error))
-                continue
+            self._mapper.integrate(scan)
             self._integrate_ms = (time.perf_counter() - started) * 1e3
             self._stamp_ns = scan.stamp_ns
             self._tally.integrate()

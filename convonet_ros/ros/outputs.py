@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nav_msgs.msg import OccupancyGrid
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -86,14 +87,20 @@ class _Topic:
         self, node: Node, name: str, kind: type, build: Callable[[Any], Any], qos: QoSProfile
     ) -> None:
         self.build = build
+        self.joined = threading.Event()
+        self._matched = threading.Event()
+        self._listeners = 0
+        try:
+            events = PublisherEventCallbacks(matched=self._on_matched)
+        except TypeError:  # ROS 2 Humble does not tell
+            events = None
         self.publisher: Publisher = node.create_publisher(
             kind,
             f"~/{name}",
             qos,
+            event_callbacks=events,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self.joined = threading.Event()
-        self._listeners = 0
 
     @property
     def listeners(self) -> int:
@@ -102,9 +109,16 @@ class _Topic:
     def watch(self) -> bool:
         """Note those who joined since the last call; True when somebody did."""
         before, self._listeners = self._listeners, self.listeners
-        if self._listeners > before:
+        joined = self._listeners > before or self._matched.is_set()
+        self._matched.clear()
+        if joined:
             self.joined.set()
-        return self._listeners > before
+        return joined
+
+    def _on_matched(self, info: Any) -> None:
+        """Who leaves and comes back at once, as RViz may, changes no count."""
+        if info.total_count_change > 0:
+            self._matched.set()
 
 
 class Outputs:

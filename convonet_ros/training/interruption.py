@@ -16,12 +16,14 @@ _ANSWER = b"\nstopping after this step; once more stops at once\n"
 def wish_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether a signal came. A second one raises KeyboardInterrupt. Main thread only."""
     came: list[int] = []
+    own = os.getpid()
 
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
         if len(came) > 1:
             raise KeyboardInterrupt
-        os.write(2, _ANSWER)  # print may not be called in the middle of a print
+        if os.getpid() == own:  # and not one that reads batches, which Ctrl-C reaches too
+            os.write(2, _ANSWER)  # print may not be called in the middle of a print
 
     before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:

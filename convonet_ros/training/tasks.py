@@ -79,6 +79,8 @@ class RoomCrops:
     ) -> None:  # fmt: skip
         """Raises ValueError for folders without samples and networks that the map cannot use."""
         if isinstance(network, OccupancyNetwork):
+            if network.takes_voxels:
+                raise ValueError("model: expected one that takes points, got one that takes voxels")
             spec = CropSpec()
             network.config["map"] = {
                 "voxel_m": spec.voxel_m, "crop_voxels": spec.crop_voxels,
@@ -97,6 +99,8 @@ class RoomCrops:
                 f"got {len(rooms)} and {len(held_out)}; make them with 'convonet rooms'"
             )
         views = [views_of_samples(path) for path in rooms]
+        if not sum(map(len, views)):
+            raise ValueError(f"training data: the scenes in {data} hold no samples; make more")
         self.samples = [
             (path, i) for path, v in zip(rooms, views, strict=True) for i in range(len(v))
         ]
@@ -108,6 +112,8 @@ class RoomCrops:
             for path in held_out
             for i in range(len(views_of_samples(path)))
         ]
+        if not found:
+            raise ValueError(f"training data: the scenes in {validation} hold no samples")
         self.validation: list[Any] = [
             self._collated(found[k : k + batch]) for k in range(0, len(found), batch)
         ]
@@ -141,8 +147,10 @@ class RoomCrops:
 
     def fewest_views(self, step: int) -> int:
         """The views that a crop has at least at a step."""
+        if step >= self.easy_steps:
+            return 1
         most = min(_EASY_VIEWS, int(self.views.max()))
-        return max(1, round(most * (1 - step / max(1, self.easy_steps))))
+        return max(1, round(most * (1 - step / self.easy_steps)))
 
     def loss(self, network: nn.Module, batch: CropBatch) -> tuple[Tensor, Tensor, Tensor]:
         """See `Task.loss`; in bfloat16 where the device computes in it."""
