@@ -158,7 +158,9 @@ def test_a_box_is_what_the_map_has_of_the_same_points() -> None:
     assert np.abs(off[alone]).max() < 0.01
     np.testing.assert_array_equal(found.weights[place], wanted.weights)
     np.testing.assert_array_equal(found.visibility > 0, wanted.visibility > 0)
-    assert ((found.visibility < 0) & (wanted.visibility > 0)).sum() == 0
+    free = wanted.visibility[found.visibility < 0] < 0
+    assert len(free) > 3000
+    assert free.float().mean() > 0.99
 
 
 def test_without_normals_nothing_is_known_to_be_free() -> None:

@@ -35,7 +35,7 @@ MESH_SAMPLES = 2_000_000  # points to draw on a mesh, for a whole building too
 _LEAST_M, _MOST_M = 0.5, 10_000.0  # along the longest side
 _MAX_CROPS = 10_000  # some 25 000 square metres of surface
 _FEWEST = 8  # points per crop, on average
-_STEP = 0.5  # of a ray, in voxels
+_STEP = 0.25  # of a ray, in voxels
 _HAS_NORMAL = 0.5  # length of a mean normal from which it is one
 _CHUNK = 4_000_000  # points that are averaged at a time
 _GPU_BATCH = 8
@@ -189,35 +189,33 @@ class _Boxes:
         hit = np.zeros((n * sub,) * 3, bool)
         hit[tuple(local.T)] = True
         voxels = np.asarray(hit.reshape(n, sub, n, sub, n, sub).any(axis=(1, 3, 5)))
-        passed = self._passed(points, direction, voxels)
-        for axis in range(3):
-            passed = passed.repeat(sub, axis)
-        seen = hit.astype(np.int8) - (passed & ~hit)
+        seen = hit.astype(np.int8) - (self._passed(points, direction, voxels) & ~hit)
         weights = weights_of_means(torch.from_numpy(count))
         arrays = (points.astype(np.float32), direction, seen)
         position, towards, visibility = map(torch.from_numpy, arrays)
         return BoxContent(position, towards, weights, visibility)
 
     def _passed(self, points: np.ndarray, direction: np.ndarray, hit: np.ndarray) -> np.ndarray:
-        """(n, n, n) bool, voxels that rays along the normals of (P, 3) points cross.
+        """(SUB n)^3 bool, sub-voxels that rays along the normals of (P, 3) points cross.
 
-        A ray begins the map's margin before its point, ends before the next hit voxel, and is no
-        longer than the halo: a crop's box holds the points of all rays that reach the crop.
+        hit: (n, n, n) bool, voxels. A ray begins the map's margin before its point, ends before the
+        next hit voxel, as what was scanned sparsely is closed all the same, and is no longer than
+        the halo: a crop's box holds the points of all rays that reach the crop.
         """
-        n = len(hit)
+        n, sub = len(hit), self.lattice.SUB
         length = np.linalg.norm(direction, axis=1)
         has = length > _HAS_NORMAL
         points, direction = points[has], direction[has] / length[has, None]
-        passed = np.zeros(n**3, bool)
+        passed = np.zeros((sub * n) ** 3, bool)
         first = self.config.scan.carve_margin_m / self.lattice.voxel_m + _STEP / 2
         for distance in np.arange(first, self.lattice.halo_voxels, _STEP):
-            place = np.floor(points + distance * direction).astype(np.int64)
-            going = ((place >= 0) & (place < n)).all(axis=1)
-            cell = _flat(place.clip(0, n - 1), n)
-            going &= ~hit.ravel()[cell]
+            place = np.floor(sub * (points + distance * direction)).astype(np.int64)
+            going = ((place >= 0) & (place < sub * n)).all(axis=1)
+            place = place.clip(0, sub * n - 1)
+            going &= ~hit.ravel()[_flat(place // sub, n)]
             points, direction = points[going], direction[going]
-            passed[cell[going]] = True
-        return passed.reshape(n, n, n)
+            passed[_flat(place[going], sub * n)] = True
+        return passed.reshape((sub * n,) * 3)
 
 
 def _flat(place: np.ndarray, n: int) -> np.ndarray:
