@@ -60,8 +60,8 @@ class CropSpec:
     """Shape of a crop network, what it looks at, and the lattice that it was trained on.
 
     directions: whether it sees where points were measured from. visibility: what it sees of the
-    evidence of rays: "levels" (all, and the points' weights), "free" (only whether a sub-voxel is
-    observed free) or "none". interpolation: how a point finds its feature: "trilinear", between
+    evidence of rays: "levels" (all, and the points' weights), "free" (only whether a sub-voxel was
+    hit or is observed free) or "none". interpolation: how a point finds its feature: "trilinear", between
     the centres of voxels, or "nearest", that of its voxel.
     """
 
