@@ -213,6 +213,8 @@ class Mapper:
                 tuple(slice(i * side, (i + 1) * side) for i in at.tolist())
                 for side in (self.field.side, self.lattice.crop_voxels)
             )
+            if not (highest[coarse] >= self.engine.threshold - _BELOW).any():
+                continue
             stored = self.field.of(crop)
             ruled = torch.where(stored.isnan(), stored, self._ruled(evidence[fine] < 0, stored))
             highest[coarse] = highest_of_voxels(ruled)
