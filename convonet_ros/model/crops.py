@@ -61,8 +61,8 @@ class CropSpec:
 
     directions: whether it sees where points were measured from. visibility: what it sees of the
     evidence of rays: "levels" (all, and the points' weights), "free" (only whether a sub-voxel was
-    hit or is observed free) or "none". interpolation: how a point finds its feature: "trilinear", between
-    the centres of voxels, or "nearest", that of its voxel.
+    hit or is observed free) or "none". interpolation: how a point finds its feature: "trilinear",
+    between the centres of voxels, or "nearest", that of its voxel.
     """
 
     voxel_m: float = 0.05
