@@ -184,7 +184,8 @@ class Door:
         return came
 
 
-@fuzz(max_examples=150)
+# How many come through depends on the examples, which depend on what modules are loaded.
+@fuzz(max_examples=300)
 @given(infos(), st.lists(st.one_of(infos(), images(), clouds()), min_size=1, max_size=5))
 def test_no_message_gets_an_exception_out(first: CameraInfo, messages: list[Any]) -> None:
     door = SHARED
@@ -216,7 +217,7 @@ def test_the_fuzz_went_deep() -> None:
         pytest.skip("the fuzz did not run")
     reasons = {"bad_image", "bad_cloud", "bad_camera_info", "no_frame", "no_points"}
     assert reasons | {"no_transform", "bad_stamp"} <= set(FUZZED)
-    assert FUZZED["integrated"] > 20  # fewer where the machine is busy
+    assert FUZZED["integrated"] > 30
 
 
 FUZZED: Counter[str] = Counter()

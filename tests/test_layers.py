@@ -61,7 +61,8 @@ def as_mesh(surface: Surface) -> trimesh.Trimesh:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A small untrained network, and a threshold at which its surfaces are many."""
     weights = write_network(tmp_path_factory.mktemp("weights") / "network.pt")
-    config = with_values(Config(), {"model.weights": str(weights)})
+    # In float32, as what an untrained network says is too little for bfloat16.
+    config = with_values(Config(), {"model.weights": str(weights), "model.precision": "float32"})
     engine = Engine(zoo.load_crops(str(weights))[0], config.model)
     means = layers._averaged(noise(), np.zeros(3), 0, engine.lattice)
     (logits,) = engine.infer([layers._Boxes(engine.lattice, config).of(means, (0, 0, 0))])
@@ -111,7 +112,7 @@ def test_layers_equal_all_at_once(axis: int, sees: bool, small: Config) -> None:
         (logits,) = engine.infer([content])
         decoded[crop] = layers._Decoded(logits, near_hits(content.visibility, lattice))
     wanted = surface_of_map(merged(layers._mesh(crop, decoded, engine) for crop in crops))
-    assert len(wanted.triangles) > 1000
+    assert len(wanted.triangles) > 10_000
     np.testing.assert_array_equal(found.vertices, wanted.vertices)
     np.testing.assert_array_equal(found.colours, wanted.colours)
     assert len(found.triangles) == len(wanted.triangles)
