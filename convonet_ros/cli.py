@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from convonet_ros import commands
+from convonet_ros.commands import mapping, networks, training
+from convonet_ros.commands.arguments import CROP
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = _command(group, "map", "map a recording: mesh, occupancy grid, picture")
+    command = _command(group, mapping.run_map, "map a recording: mesh, occupancy grid, picture")
     command.add_argument("folder", type=Path, help="depth PNG + pose files, or TUM RGB-D")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the results")
     command.add_argument(
@@ -48,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     _configurable(command)
 
     command = _command(
-        group, "reconstruct", "reconstruct a recording, a cloud, an object or a whole scene"
+        group,
+        mapping.run_reconstruct,
+        "reconstruct a recording, a cloud, an object or a whole scene",
     )
     command.add_argument(
         "source", type=Path,
@@ -84,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--query", type=_positive, help="sliding: voxels along a crop (default: as trained)"
     )
 
-    command = _command(group, "simulate", "record a depth camera on a walk in a simulated building")
+    command = _command(
+        group, mapping.run_simulate, "record a depth camera on a walk in a simulated building"
+    )
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the recording")
     command.add_argument("--seed", type=_natural, default=0, help="decides all (default: 0)")
     command.add_argument(
@@ -103,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     command = _command(
-        group, "evaluate", "compare networks on shapes, or methods on scans of rooms"
+        group, networks.run_evaluate, "compare networks on shapes, or methods on scans of rooms"
     )
     command.add_argument(
         "folder", type=Path, nargs="?",
@@ -138,35 +144,37 @@ def _parser() -> argparse.ArgumentParser:
         help="ours, no-rule, tsdf, poisson, ray-cast (default: all)",
     )  # fmt: skip
 
-    command = _command(group, "convert", "make an upstream checkpoint describe itself")
+    command = _command(group, networks.run_convert, "make an upstream checkpoint describe itself")
     command.add_argument("weights", type=Path, help="upstream's .pt")
     command.add_argument("--config", help="its YAML, or a name of 'convonet models'")
     command.add_argument("-o", "--out", type=Path, required=True, help="our .pt")
     _settable(command, "of its configuration, for example data.unit_size=0.05")
 
-    _command(group, "models", "list the networks that have a name")
+    _command(group, networks.run_models, "list the networks that have a name")
 
-    command = _command(group, "rooms", "make training samples of simulated rooms")
+    command = _command(group, training.run_rooms, "make training samples of simulated rooms")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the samples")
     command.add_argument("--rooms", type=_positive, default=100, help="how many (default: 100)")
     command.add_argument("--seed", type=_natural, default=0, help="seed of the first room")
     command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
 
-    command = _command(group, "shapes", "make objects or rooms in ShapeNet's format")
+    command = _command(group, training.run_shapes, "make objects or rooms in ShapeNet's format")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder for the data set")
     command.add_argument(
         "--kind", choices=("objects", "rooms"), default="rooms", help="default: rooms"
     )
-    for split, count in commands.SPLITS.items():
+    for split, count in training.SPLITS.items():
         command.add_argument(
             f"--{split}", type=_natural, default=count, help=f"how many (default: {count})"
         )
     command.add_argument("--workers", type=_positive, default=2, help="processes (default: 2)")
 
-    command = _command(group, "train", "train a network, or go on with a run that was interrupted")
+    command = _command(
+        group, training.run_train, "train a network, or go on with a run that was interrupted"
+    )
     command.add_argument(
         "--model",
-        default=commands.CROP,
+        default=CROP,
         help="crop, the map's network (default), a name of 'convonet models', or an upstream YAML",
     )
     command.add_argument(
@@ -186,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")
     command.add_argument("--seed", type=_natural, help="of the weights and the order (default: 0)")
 
-    command = _command(group, "bench", "measure what the map costs on this machine")
+    command = _command(group, mapping.run_bench, "measure what the map costs on this machine")
     command.add_argument("--frames", type=_positive, default=40, help="to time (default: 40)")
     command.add_argument(
         "--crop", type=_positive, metavar="VOXELS",
@@ -197,16 +205,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     _configurable(command)
 
-    command = _command(group, "config", "print the configuration as YAML")
+    command = _command(group, mapping.run_config, "print the configuration as YAML")
     _configurable(command)
     return parser
 
 
-def _command(group: Any, name: str, sentence: str) -> argparse.ArgumentParser:
+def _command(
+    group: Any, run: Callable[[argparse.Namespace], None], sentence: str
+) -> argparse.ArgumentParser:
+    """The parser of the command that a function `run_<name>` is."""
     command: argparse.ArgumentParser = group.add_parser(
-        name, help=sentence, description=sentence[0].upper() + sentence[1:] + "."
+        run.__name__.removeprefix("run_"),
+        help=sentence,
+        description=sentence[0].upper() + sentence[1:] + ".",
     )
-    command.set_defaults(run=getattr(commands, f"run_{name}"))
+    command.set_defaults(run=run)
     return command
 
 
