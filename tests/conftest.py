@@ -1,7 +1,9 @@
 """Settings of every test session, and the shared data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +53,13 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("objects", "rooms"):
         (path / kind / "test.lst").write_text((path / kind / "train.lst").read_text())
     return path
+
+
+@pytest.fixture
+def driver() -> Iterator[Any]:
+    """The other side of the node's topics, a `driver.Driver`."""
+    from driver import Driver
+
+    found = Driver()
+    yield found
+    found.close()

@@ -25,6 +25,8 @@ from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.msg import MapStatus
 from convonet_ros.sensors import Intrinsics
 
+SECOND = 10**9  # nanoseconds
+START_NS = 1_700_000_000 * SECOND
 BOUND_S = 90.0  # for whatever the tests wait for
 INTRINSICS = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
 WALL_M = 1.5

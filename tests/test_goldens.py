@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ruled import described, ruled_weights
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from convonet_ros.config import ModelConfig
-from convonet_ros.geometry import Lattice
-from convonet_ros.mapping.engine import Engine
 from convonet_ros.mapping.meshing import closed_surface
-from convonet_ros.model import slabs, zoo
-from convonet_ros.model.crops import UpstreamCrops
-from convonet_ros.model.decoder import sample
+from convonet_ros.model import zoo
 from convonet_ros.model.encoder import voxel_centres
 from convonet_ros.model.features import (
     AXES,
-    Box,
-    BoxContent,
     cell_index,
     cells_of_box,
     unit_coordinates,
 )
 from convonet_ros.model.network import OccupancyNetwork
-from convonet_ros.model.unet import UNet3D
 from convonet_ros.offline import tiles
 from convonet_ros.offline.mise import Mise
 from convonet_ros.training.tasks import collate
@@ -79,27 +71,6 @@ def keys_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         pytest.skip(f"no recording at {path}")
     return json.loads(path.read_text())
-
-
-def ruled_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Weights by the rule of the goldens' README."""
-    weights = {}
-    for key, old in network.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            weights[key] = torch.zeros_like(old)
-            continue
-        rs = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF)
-        x = rs.standard_normal(size=tuple(old.shape))
-        if x.ndim >= 2:
-            x = x * np.sqrt((0.8 if x.ndim == 2 else 2.0) / np.prod(x.shape[1:]))
-        elif key.endswith("running_var"):
-            x = 1 + 0.1 * np.abs(x)
-        elif key.endswith("weight"):
-            x = 1 + 0.1 * x
-        else:
-            x = 0.1 * x
-        weights[key] = torch.from_numpy(x.astype(np.float32))
-    return weights
 
 
 def network_of(golden: Golden) -> OccupancyNetwork:
@@ -179,13 +150,6 @@ def configuration(name: str, recorded: dict[str, Any]) -> dict[str, Any]:
         return {"model": model}
     model["local_coord"] = True
     return {"model": model, "data": {"unit_size": 0.02, "query_vol_size": 25}}
-
-
-def described(network: nn.Module) -> list[list[Any]]:
-    return [
-        [key, list(value.shape), str(value.dtype).removeprefix("torch.")]
-        for key, value in network.state_dict().items()
-    ]
 
 
 def table_name(name: str) -> str:
@@ -476,314 +440,3 @@ def test_refined_crops_are_upstreams(goldens: Path, monkeypatch: pytest.MonkeyPa
 
 
 # ---- ways of computing the same -----------------------------------------------------------------
-
-
-def config_of(kinds: list[str], **model: Any) -> dict[str, Any]:
-    """A small network of the unit cube."""
-    return {
-        "data": {"padding": 0.1},
-        "model": {
-            "encoder": "pointnet_local_pool",
-            "decoder": "simple_local",
-            "c_dim": 8,
-            "decoder_kwargs": {"hidden_size": 8},
-            "encoder_kwargs": {
-                "hidden_dim": 8,
-                "plane_type": kinds,
-                "plane_resolution": 16,
-                "grid_resolution": 8,
-                "unet": True,
-                "unet_kwargs": {"depth": 3, "start_filts": 4, "merge_mode": "concat"},
-                "unet3d": True,
-                "unet3d_kwargs": {
-                    "num_levels": 2, "f_maps": 8, "in_channels": 8, "out_channels": 8,
-                },
-            },
-            **model,
-        },
-    }  # fmt: skip
-
-
-def small(kinds: Sequence[str] = ("xz", "xy", "yz", "grid")) -> OccupancyNetwork:
-    network = zoo.from_upstream(config_of(list(kinds)))
-    zoo.load_weights(network, ruled_weights(network))
-    return network.eval()
-
-
-def points_of(*shape: int, seed: int = 0, reach: float = 0.6) -> Tensor:
-    draws = torch.rand(*shape, 3, generator=torch.Generator().manual_seed(seed))
-    return (2 * draws - 1) * reach
-
-
-def assert_same(got: Tensor, wanted: Tensor, share: float = SHARE) -> None:
-    assert wanted.abs().max() > 0.01
-    torch.testing.assert_close(got, wanted, rtol=0, atol=share * float(wanted.abs().max()))
-
-
-def test_network_can_be_exported() -> None:
-    network = small()
-    queries, inputs = points_of(2, 50), points_of(2, 90, seed=1)
-    exported = torch.export.export(network, (queries, inputs)).module()
-    other = points_of(2, 50, seed=2), points_of(2, 90, seed=3)
-    for given in ((queries, inputs), other):
-        with torch.no_grad():
-            assert_same(exported(*given), network(*given), 1e-5)
-
-
-@pytest.mark.parametrize("content", ["random", "zero"])
-@pytest.mark.parametrize(("side", "batch"), [(48, 1), (64, 1), (16, 2)])
-@torch.no_grad()
-def test_slabs_give_what_the_layers_give(
-    monkeypatch: pytest.MonkeyPatch, side: int, batch: int, content: str
-) -> None:
-    torch.manual_seed(0)
-    net = UNet3D(8, 8, f_maps=8, num_levels=3).eval()
-    net.load_state_dict(ruled_weights(net))
-    x = torch.zeros(batch, 8, side, side, side)
-    if content == "random":
-        x = torch.randn(x.shape) * (torch.rand(batch, 1, side, side, side) < 0.1)
-    assert slabs.fits(net, x) == (side >= 48)
-    monkeypatch.setattr(slabs, "_MIN_VOXELS", 0)
-    before = x.clone()
-    assert slabs.fits(net, x)
-    got = net(x)
-    torch.testing.assert_close(x, before, rtol=0, atol=0)  # not written over
-    assert_same(got, net._forward(x))
-
-
-@torch.no_grad()
-def test_slabs_of_every_thickness_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = UNet3D(8, 8, f_maps=8, num_levels=3).eval()
-    net.load_state_dict(ruled_weights(net))
-    x = torch.randn(2, 8, 16, 20, 24, generator=torch.Generator().manual_seed(0))
-    wanted = net._forward(x)
-    for size in (1, 30_000, 1 << 30):
-        monkeypatch.setattr(slabs, "_SLAB_BYTES", size)
-        assert_same(slabs.infer(net, x), wanted)
-
-
-@torch.no_grad()
-def test_batch_is_encoded_as_its_members() -> None:
-    network = small()
-    inputs, queries = points_of(3, 120), points_of(3, 40, seed=1)
-    together = network.encode(inputs)
-    logits = network.decode(together, queries)
-    for k in range(3):
-        alone = network.encode(inputs[k : k + 1])
-        assert set(alone) == set(together) == {"grid", "xz", "xy", "yz"}
-        for kind, features in alone.items():
-            assert_same(together[kind][k : k + 1], features, 1e-5)
-        assert_same(logits[k : k + 1], network.decode(alone, queries[k : k + 1]), 1e-5)
-
-
-@pytest.mark.parametrize("side", [(5, 5, 5), (2, 3, 7), (1, 4, 4)])
-def test_fast_interpolation_is_that_of_torch(side: tuple[int, ...]) -> None:
-    draw = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 6, *side, generator=draw)
-    places = torch.rand(2, 300, 3, generator=draw) * 1.6 - 0.3  # some outside
-    places[:, :8] = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-    assert ((places < 0) | (places > 1)).any(dim=2).sum() > 100
-    slow = sample(features.requires_grad_(), places)
-    assert slow.requires_grad
-    with torch.no_grad():
-        fast = sample(features, places)
-    assert fast.shape == (2, 300, 6)
-    assert_same(fast, slow.detach(), 1e-5)
-
-
-# ---- checkpoints and configurations -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_upstreams_checkpoints_load(tmp_path: Path, new_format: bool) -> None:
-    network = small(["grid"])
-    optimiser = torch.optim.Adam(network.parameters())
-    network(points_of(1, 10), points_of(1, 30)).sum().backward()
-    optimiser.step()
-    path = tmp_path / "model.pt"
-    torch.save(
-        {
-            "model": network.state_dict(), "optimizer": optimiser.state_dict(),
-            "epoch_it": 3, "it": 70, "loss_val_best": np.float64(0.25),
-        },
-        path, _use_new_zipfile_serialization=new_format,
-    )  # fmt: skip
-    loaded, about = zoo.load(path, config_of(["grid"]))
-    assert isinstance(loaded, OccupancyNetwork)
-    assert not loaded.training
-    assert about["epoch_it"] == 3
-    assert about["it"] == 70
-    assert float(about["loss_val_best"]) == 0.25
-    assert "optimizer" not in about
-    for key, value in network.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[key], value, rtol=0, atol=0)
-
-
-def test_our_checkpoints_come_back(tmp_path: Path) -> None:
-    network, path = small(), tmp_path / "ours.pt"
-    zoo.save(path, network, {"steps": 7, "seed": [1, 2]})
-    loaded, about = zoo.load(path)
-    assert isinstance(loaded, OccupancyNetwork)
-    assert about == {"steps": 7, "seed": [1, 2]}
-    assert loaded.config == network.config
-    assert described(loaded) == described(network)
-    given = points_of(1, 30), points_of(1, 60, seed=1)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(*given), network(*given), rtol=0, atol=0)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["ours.pt"]
-
-
-def test_mismatch_lists_the_keys() -> None:
-    network = small(["grid"])
-    weights = dict(network.state_dict())
-    before = {key: value.clone() for key, value in weights.items()}
-    del weights["decoder.fc_out.bias"]
-    weights["decoder.extra"] = torch.zeros(1)
-    weights["encoder.fc_c.weight"] = torch.zeros(3, 8)
-    with pytest.raises(ValueError, match="expected those of this network") as caught:
-        zoo.from_upstream(config_of(["grid"]), weights)
-    said = str(caught.value)
-    assert "missing decoder.fc_out.bias" in said
-    assert "unexpected decoder.extra" in said
-    assert "encoder.fc_c.weight (8, 8) but got (3, 8)" in said
-    weights["encoder.fc_c.bias"] = torch.ones(8)
-    with pytest.raises(ValueError, match="missing"):
-        zoo.load_weights(network, weights)
-    for key, value in network.state_dict().items():  # none was loaded
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
-
-
-def written(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def test_configurations_inherit(tmp_path: Path) -> None:
-    written(tmp_path, "configs/default.yaml", "method: conv_onet\ndata: {dim: 3, padding: 0.1}\n")
-    written(
-        tmp_path, "configs/b.yaml",
-        "inherit_from: configs/default.yaml\ndata: {classes: [x, y], padding: 0.2}\ntest: {a: 1}\n",
-    )  # fmt: skip
-    path = written(
-        tmp_path, "configs/pointcloud/a.yaml",
-        "inherit_from: configs/b.yaml\ndata: {classes: [z]}\ntest: null\nmodel: {c_dim: 8}\n",
-    )  # fmt: skip
-    assert zoo.read_config(path) == {
-        "method": "conv_onet",
-        "data": {"dim": 3, "padding": 0.2, "classes": ["z"]},
-        "test": None,
-        "model": {"c_dim": 8},
-    }
-
-
-@pytest.mark.parametrize("parent", ["../b.yaml", "configs/../b.yaml", "ABSOLUTE", "configs/c.yaml"])
-def test_configurations_inherit_from_below_only(tmp_path: Path, parent: str) -> None:
-    there = written(tmp_path, "b.yaml", "method: conv_onet\n")
-    parent = str(there) if parent == "ABSOLUTE" else parent
-    path = written(tmp_path, "configs/a.yaml", f"inherit_from: {parent}\n")
-    with pytest.raises(ValueError, match=r"a\.yaml: inherits from .*under none of the folders"):
-        zoo.read_config(path)
-
-
-def test_configurations_that_inherit_from_themselves_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "configs/a.yaml", "inherit_from: configs/b.yaml\n")
-    written(tmp_path, "configs/b.yaml", "inherit_from: configs/a.yaml\n")
-    with pytest.raises(ValueError, match="inherits from itself"):
-        zoo.read_config(path)
-
-
-# ---- the map ------------------------------------------------------------------------------------
-
-
-def crop_config(query: int) -> dict[str, Any]:
-    unet3d = {"num_levels": 2, "f_maps": 8, "in_channels": 8, "out_channels": 8}
-    return {
-        "data": {"unit_size": 0.05, "query_vol_size": query, "input_type": "pointcloud_crop"},
-        "model": {
-            "encoder": "pointnet_crop_local_pool",
-            "decoder": "simple_local_crop",
-            "c_dim": 8,
-            "local_coord": True,
-            "decoder_kwargs": {"hidden_size": 8},
-            "encoder_kwargs": {
-                "hidden_dim": 8, "plane_type": ["grid"], "unet3d": True, "unet3d_kwargs": unet3d,
-            },
-        },
-    }  # fmt: skip
-
-
-@torch.no_grad()
-def test_map_computes_what_the_network_does_on_its_lattice() -> None:
-    network = zoo.from_upstream(crop_config(16))
-    weights = ruled_weights(network)
-    weights["decoder.fc_out.weight"] *= 0.02  # small logits, for half precision
-    zoo.load_weights(network, weights)
-    crops = UpstreamCrops(network.eval())
-    n, unit, sub = crops.crop_voxels + 2 * crops.halo_voxels, crops.voxel_m, Lattice.SUB
-    assert (crops.crop_voxels, n, unit) == (16, 32, 0.05)
-
-    draw = torch.Generator().manual_seed(0)
-    voxels = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.tensor([15, 16]))
-    within = 0.1 + 0.8 * torch.rand(len(voxels), 3, generator=draw)
-    points = voxels + within  # in voxels
-    unseen = torch.zeros(sub * n, sub * n, sub * n, dtype=torch.int8)
-    box = BoxContent(points, torch.zeros_like(points), torch.ones(len(points)), unseen)
-
-    # The same box in the world, in metres, on the lattice of the map.
-    low = np.array([-37, 12, 5]) * unit
-    world = Box(low, low + n * unit, n, unit)
-
-    def metres(places: Tensor) -> Tensor:
-        return torch.from_numpy(low + places.double().numpy() * unit)[None]
-
-    features = network.encode(metres(points).float(), world)
-    side = crops.crop_voxels * sub
-    fine_places = torch.cartesian_prod(*[torch.arange(side)] * 3)
-    halo = crops.halo_voxels
-    at_fine = network.decode(features, metres((fine_places + 0.5) / sub + halo), world)[0]
-    at_voxel = network.decode(features, metres((fine_places // sub) + 0.5 + halo), world)[0]
-    middle = float(at_voxel[(fine_places[:, 2] // sub + halo - 15).abs() <= 1].median())
-    config = ModelConfig(
-        precision="float32", device="cpu", threshold=1 / (1 + np.exp(-middle)), completion_m=0.25
-    )
-    got = Engine(crops, config).infer([box])[0].float()
-    assert got.shape == (side, side, side)
-    got = got.flatten()
-
-    known = ~got.isnan()
-    reached = (fine_places[:, 2] // sub + halo >= 10) & (fine_places[:, 2] // sub + halo <= 21)
-    assert torch.equal(known, reached)  # 5 voxels beyond the sheet
-    # A voxel was evaluated finely where its sub-voxels differ.
-    parts = got.view(-1, sub, side // sub, sub, side // sub, sub)
-    spread_ = parts.amax((1, 3, 5), keepdim=True) - parts.amin((1, 3, 5), keepdim=True)
-    fine = (spread_ > 0).expand_as(parts).flatten() & known
-    assert fine.sum() > 1000
-    assert (known & ~fine).sum() > 1000
-    assert got[known].abs().max() < 2
-    assert at_fine[fine].std() > 0.01
-    torch.testing.assert_close(got[fine], at_fine[fine].float(), rtol=0, atol=1e-3)
-    coarse = known & ~fine
-    torch.testing.assert_close(got[coarse], at_voxel[coarse].float(), rtol=0, atol=1e-3)
-
-
-def test_crop_beside_the_middle_of_its_box_is_refused() -> None:
-    network = zoo.from_upstream(crop_config(15))
-    with pytest.raises(ValueError, match=r"query_vol_size: expected a crop in the middle .*got 15"):
-        UpstreamCrops(network)
-
-
-def test_map_refuses_networks_of_the_unit_cube(tmp_path: Path) -> None:
-    path = tmp_path / "cube.pt"
-    zoo.save(path, small(["grid"]), {})
-    with pytest.raises(ValueError, match=r"cube\.pt: expected a fully convolutional network"):
-        zoo.load_crops(path)
-    crops, _ = _saved_crops(tmp_path)
-    assert (crops.voxel_m, crops.crop_voxels, crops.halo_voxels) == (0.05, 16, 8)
-
-
-def _saved_crops(folder: Path) -> tuple[Any, dict[str, Any]]:
-    path = folder / "crop.pt"
-    zoo.save(path, zoo.from_upstream(crop_config(16)), {})
-    return zoo.load_crops(path)

@@ -1,11 +1,9 @@
 """The same recording through the real node over DDS and through `convonet map`: the same map."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from driver import Driver
 from geometry_msgs.msg import Point
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -21,13 +19,6 @@ from convonet_ros.srv import QueryOccupancy
 
 BOUND_S = 120.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@pytest.fixture
-def driver() -> Iterator[Driver]:
-    driver = Driver()
-    yield driver
-    driver.close()
 
 
 def offline_map(folder: Path, frames: str, weights: Path) -> OfflineMap:

@@ -9,6 +9,9 @@ from convonet_ros.datasets.sensing.noise import add_noise
 from convonet_ros.datasets.sensing.poses import look_at
 from convonet_ros.datasets.sensing.walks import drive
 from convonet_ros.datasets.world.rooms import Room, make_room
+from convonet_ros.mapping.mapper import MapUpdate
+from convonet_ros.mapping.meshing import Mesh
+from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.sensors import Intrinsics, Scan, points_from_depth
 
 CAMERA = Intrinsics(width=120, height=90, fx=105.0, fy=105.0, cx=59.5, cy=44.5)
@@ -58,3 +61,22 @@ def sphere_scans(centre: np.ndarray, radius: float, views: int = 40) -> list[Sca
         s = (b[hit] - np.sqrt(under[hit])) / a[hit]
         scans.append(Scan(rays[hit] * s[:, None], T_map_camera, i * 100_000_000))
     return scans
+
+
+def keep(meshes: dict[CropIndex, Mesh], update: MapUpdate) -> None:
+    """What a viewer does with an update."""
+    if update.cleared:
+        meshes.clear()
+    for crop in update.left:
+        meshes.pop(crop, None)
+    for crop, mesh in update.meshes.items():
+        if mesh.empty:
+            meshes.pop(crop, None)
+        else:
+            meshes[crop] = mesh
+
+
+def wall(x_m: tuple[float, float], y_m: float) -> np.ndarray:
+    """(N, 3) points of a wall along x, around the height 0."""
+    x, z = np.meshgrid(np.linspace(*x_m, 300), np.linspace(-0.5, 0.5, 60))
+    return np.stack([x.ravel(), np.full(x.size, y_m), z.ravel()], axis=1)

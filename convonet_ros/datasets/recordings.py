@@ -148,7 +148,8 @@ def _frame_entries(folder: Path, chosen: slice) -> list[_Entry]:
         pose = image.with_name(image.name.replace(".depth.png", ".pose.txt"))
         if not pose.is_file():
             raise ValueError(f"recording {folder}: {image.name} has no {pose.name} beside it")
-        number = number if _number(image) < 0 else _number(image)
+        named = _number(image)
+        number = number if named < 0 else named
         entries.append(
             _Entry(image, _pose_or_why(pose), _BASE_NS + number * 10**9 // _FRAMES_PER_S)
         )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from convonet_ros.model import zoo
+from convonet_ros.training.batches import Shares, moved, read_ahead
 from convonet_ros.training.calibrate import calibration_error, fit_temperature
 from convonet_ros.training.distributed import Processes
 from convonet_ros.training.run_folder import RunFolder
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from convonet_ros.training.tasks import Task
 
 _BAD_STEPS = 10  # in a row, then it is given up
-_READERS = 8  # processes that read batches for a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +108,8 @@ class Trainer:
             disable=not self.processes.first,
         )  # fmt: skip
         numbers = range(self.step, config.steps)
-        shares = _Shares(self.task, self.processes.rank, self.processes.count)
-        with closing(self._batches(shares, numbers)) as data, bar:
+        share = Shares(self.task, self.processes.rank, self.processes.count)
+        with closing(read_ahead(share, numbers, self.device)) as data, bar:
             while True:
                 if self._due():
                     self._validate()
@@ -128,24 +125,6 @@ class Trainer:
                 if stopped:
                     break
         return self.folder.best
-
-    def _batches(self, shares: _Shares, numbers: range) -> Generator[Any, None, None]:
-        """Shares of batches on this process' device, read from the disk ahead of their use.
-
-        A GPU waits for several processes that read, a processor for none beside itself.
-        """
-        if self.device.type == "cuda":
-            readers = min(_READERS, os.cpu_count() or 1)
-            batches: Iterator[Any] = iter(DataLoader(
-                shares, batch_size=None, sampler=numbers, num_workers=readers, pin_memory=True,
-            ))  # fmt: skip
-        else:
-            batches = map(shares.__getitem__, numbers)
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(next, batches, None)
-            while (batch := coming.result()) is not None:
-                coming = pool.submit(next, batches, None)
-                yield _moved(batch, self.device)
 
     def _due(self) -> bool:
         """Whether it is time to validate."""
@@ -202,7 +181,7 @@ class Trainer:
         network.train()
         # Whole ones, behind any curriculum, always the same.
         numbers = range(self.config.steps, self.config.steps + _STATISTICS_BATCHES)
-        for batch in self._batches(_Shares(self.task), numbers):
+        for batch in read_ahead(Shares(self.task), numbers, self.device):
             self.task.loss(network, batch)
         network.eval()
 
@@ -217,7 +196,7 @@ class Trainer:
         logits, truth = [], []  # of each batch, on the CPU
         loss, both, either = 0.0, 0, 0
         for batch in self.task.validation:
-            _, logit, solid = self.task.loss(network, _moved(batch, self.device))
+            _, logit, solid = self.task.loss(network, moved(batch, self.device))
             logits.append(logit.float().cpu())
             truth.append(solid.cpu())
             loss += binary_cross_entropy_with_logits(
@@ -299,28 +278,6 @@ class Trainer:
                 "choose another folder"
             ) from error
         _set_random_state(state["random"], self.device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shares(Dataset[Any]):
-    """What one process takes of the batches of a task, by their numbers."""
-
-    task: Task
-    rank: int = 0
-    world: int = 1
-
-    def __getitem__(self, number: int) -> Any:
-        return self.task.batch(number, self.rank, self.world)
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """Nested tuples and dictionaries of tensors, on the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _moved(part, device) for key, part in batch.items()}
-    parts = [_moved(part, device) for part in batch]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 @torch.no_grad()
