@@ -259,7 +259,10 @@ class Volume:
     def _carve(self) -> Tensor:
         """Lower the evidence of crossed cells, of which those that become free forget their points;
         the places of a change."""
-        place = self._crossed.nonzero()[:, 0]
+        # Eight cells at a time (the sides are even), for most of them are not crossed.
+        eight = 8 * self._crossed.view(torch.int64).nonzero()
+        near = (eight + torch.arange(8, device=self.device)).view(-1)
+        place = near[self._crossed[near]]
         self._crossed[place] = False
         before = self.evidence[place]
         after = before - 1
