@@ -23,7 +23,8 @@ from convonet_ros.evaluation.held_out import held_out_scores
 from convonet_ros.evaluation.methods import evaluate_methods
 from convonet_ros.evaluation.reconstruction import FrameList, nothing
 from convonet_ros.evaluation.rivals import tsdf
-from convonet_ros.evaluation.robot_table import Column, RobotTable, table_of
+from convonet_ros.evaluation.robot_table import RobotTable
+from convonet_ros.evaluation.tables import Column, table_of
 from convonet_ros.evaluation.trials import Trial
 from convonet_ros.offline.diagrams import reliability_diagram
 from convonet_ros.offline.pictures import picture_of_maps

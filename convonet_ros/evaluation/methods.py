@@ -18,8 +18,9 @@ from convonet_ros.datasets.recordings import open_recording
 from convonet_ros.evaluation.entries import METHODS, OURS, Answer, Entry, Job, MethodError, answers
 from convonet_ros.evaluation.evidence import Counts, added, counts_of
 from convonet_ros.evaluation.held_out import held_out_scores
-from convonet_ros.evaluation.robot_table import RobotTable, Rows, mean
+from convonet_ros.evaluation.robot_table import RobotTable
 from convonet_ros.evaluation.scene_scores import Regions, calibration, regions, scores, together
+from convonet_ros.evaluation.tables import Rows, mean
 from convonet_ros.evaluation.trials import BAND_M, Trial, Truth
 from convonet_ros.geometry import transform
 from convonet_ros.model import zoo

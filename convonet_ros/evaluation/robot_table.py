@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from convonet_ros.evaluation.evidence import Counts
-from convonet_ros.storage import write_bytes
-
-
-class Column(NamedTuple):
-    """Title, key of a row, digits, factor from the row's unit to the shown one, whether more is
-    better (None: nothing is), and a sentence."""
-
-    title: str
-    key: str
-    digits: int
-    factor: float
-    more: bool | None
-    sentence: str
-
+from convonet_ros.evaluation.tables import Column, Rows, table_of, write_results
 
 _ECE = "Calibration error, mean |probability - occupied share|, of points"
 SCENE_COLUMNS = (
@@ -68,8 +53,6 @@ RECORDING_COLUMNS = (
     Column("s", "seconds", 1, 1, None, "Seconds, from the files to the mesh."),
     Column("MB", "memory MB", 0, 1, None, "As above."),
 )  # fmt: skip
-
-Rows = Mapping[str, Mapping[str, float]]  # {method: {key of a column and more: mean}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,39 +99,7 @@ class RobotTable:
 
     def write(self, folder: str | Path) -> None:
         """Write table.md and, with all that this holds, results.json; each whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(_plain(asdict(self)), indent=1, allow_nan=False)
-        write_bytes(folder / "table.md", self.markdown().encode())
-        write_bytes(folder / "results.json", (content + "\n").encode())
-
-
-def table_of(title: str, columns: Iterable[Column], rows: Rows) -> str:
-    """A markdown table, the best of each column bold; what a row does not have is a dash."""
-    columns = tuple(columns)
-    cells: dict[str, list[str]] = {name: [name] for name in rows}
-    for column in columns:
-        shown = {
-            name: f"{column.factor * row.get(column.key, math.nan):.{column.digits}f}"
-            for name, row in rows.items()
-        }
-        known = [float(text) for text in shown.values() if text != "nan"]
-        best = None
-        if known and column.more is not None and len(rows) > 1:
-            best = max(known) if column.more else min(known)
-        for name, text in shown.items():
-            if text == "nan":
-                text = "-"
-            cells[name].append(f"**{text}**" if text != "-" and float(text) == best else text)
-    head = [title, *(column.title for column in columns)]
-    lines = [head, ["---"] * len(head), *cells.values()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean of what is not NaN; NaN of nothing."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+        write_results(folder, self.markdown(), asdict(self))
 
 
 def _sentences(columns: Iterable[Column]) -> str:
@@ -174,14 +125,3 @@ def _evidence_table(evidence: Counts) -> str:
     ]
     head = "| parts of the map, all scenes and views | number | share that is solid |"
     return "\n".join([head, "| --- | --- | --- |", *rows])
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has: NaN becomes null, keys become text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -7,10 +7,9 @@ noisy input, as far as they take the same number of points.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,12 @@ import torch
 from convonet_ros.datasets.generated import shape_mesh, shape_solids
 from convonet_ros.datasets.world.solids import sample_surface
 from convonet_ros.evaluation.metrics import iou, mesh_metrics, point_metrics
+from convonet_ros.evaluation.tables import Column, mean, table_of, write_results
 from convonet_ros.evaluation.targets import Networks, Targets
 from convonet_ros.model.network import OccupancyNetwork
-from convonet_ros.offline.bench import table
 from convonet_ros.offline.implicit import Implicit, evaluating
 from convonet_ros.offline.objects import surface_of
 from convonet_ros.offline.pictures import picture_of_methods
-from convonet_ros.storage import write_bytes
 
 # Of a row: its name, and that of a model's metric.
 _MEANS = {
@@ -43,14 +41,12 @@ _MEANS = {
     "Chamfer-L2": "chamfer-L2",
     "seconds": "seconds",
 }
-# Of the paper's table: its column, that of a row, digits, and whether more is better.
-_COLUMNS = (
-    ("IoU", "IoU", 3, True),
-    ("Chamfer-L1", "Chamfer-L1", 4, False),
-    ("Normal C.", "normal consistency", 3, True),
-    ("F-Score", "F-score", 3, True),
+_PAPER_COLUMNS = (
+    Column("IoU", "IoU", 3, 1, True, ""),
+    Column("Chamfer-L1", "Chamfer-L1", 4, 1, False, ""),
+    Column("Normal C.", "normal consistency", 3, 1, True, ""),
+    Column("F-Score", "F-score", 3, 1, True, ""),
 )
-_FILES = ("table.md", "results.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +69,10 @@ class Evaluation:
 
     def markdown(self) -> str:
         """The table of the paper, the best of a column bold, and what one should know of it."""
-        lines = [_paper_table(self.rows)]
+        lines = [table_of("", _PAPER_COLUMNS, self.rows)]
         if len(self.categories) > 1:
             for category, rows in self.categories.items():
-                lines.append(f"{category}:\n\n{_paper_table(rows)}")
+                lines.append(f"{category}:\n\n{table_of('', _PAPER_COLUMNS, rows)}")
         counts = {int(row["models"]) for row in self.rows.values()}
         lines.append(
             f"Mean over {', '.join(map(str, sorted(counts)))} models of the split "
@@ -92,27 +88,7 @@ class Evaluation:
 
     def write(self, folder: str | Path) -> None:
         """Write table.md and, with all that this holds, results.json; each whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(_plain(asdict(self)), indent=1, allow_nan=False)
-        for name, text in zip(_FILES, (self.markdown(), content + "\n"), strict=True):
-            write_bytes(folder / name, text.encode())
-
-
-def read_evaluation(folder: str | Path) -> Evaluation:
-    """What `Evaluation.write` wrote. Raises ValueError for a file that is missing or damaged."""
-    path = Path(folder) / _FILES[1]
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        means = (
-            *found["rows"].values(),
-            *(r for c in found["categories"].values() for r in c.values()),
-        )
-        for numbers in (*means, *found["models"]):
-            numbers.update({key: math.nan for key, value in numbers.items() if value is None})
-        return Evaluation(**found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected results of an evaluation, got {error}") from error
+        write_results(folder, self.markdown(), asdict(self))
 
 
 def evaluate_folder(
@@ -182,7 +158,7 @@ def evaluate_folder(
     settings = {
         "folder": str(folder), "split": split, "models": count, "resolution": resolution,
         "steps": steps, "samples": samples, "seed": seed,
-        "perfect F-score": _mean(perfect) if len(perfect) == count else None,
+        "perfect F-score": mean(perfect) if len(perfect) == count else None,
         "networks": {
             name: {
                 "threshold": thresholds[name], "about": about, "data": models.data[name],
@@ -278,41 +254,9 @@ def _rows(results: list[dict[str, Any]], parameters: dict[str, int]) -> dict[str
     for name, count in parameters.items():
         own = [result for result in results if result["network"] == name]
         means = {
-            title: _mean(result.get(key, math.nan) for result in own)
+            title: mean(result.get(key, math.nan) for result in own)
             for title, key in _MEANS.items()
         }
         empty = sum(result["empty"] for result in own)
         rows[name] = {**means, "parameters": count, "models": len(own), "empty": empty}
     return rows
-
-
-def _mean(values: Iterable[float]) -> float:
-    """The mean without NaN; NaN of nothing."""
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
-
-
-def _paper_table(rows: dict[str, dict[str, float]]) -> str:
-    cells: dict[str, list[str]] = {name: [] for name in rows}
-    for _, key, digits, more in _COLUMNS:
-        shown = {name: f"{row[key]:.{digits}f}" for name, row in rows.items()}
-        known = [float(text) for text in shown.values() if text != "nan"]
-        best = (max if more else min)(known) if known else None
-        for name, text in shown.items():
-            if text == "nan":
-                text = "-"
-            elif float(text) == best and len(rows) > 1:
-                text = f"**{text}**"
-            cells[name].append(text)
-    return table(["", *(title for title, *_ in _COLUMNS)], list(cells.items()))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has: NaN becomes null, and what is no number, text or container its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
