@@ -230,7 +230,7 @@ def test_convert_the_map_s_own_network(tmp_path: Path) -> None:
     assert main(["convert", str(zoo.SHIPPED), "-o", str(out), "--set", "maps=8"]) == 1
 
 
-def test_reconstruct_a_scene_by_sliding(tmp_path: Path) -> None:
+def test_reconstruct_a_scene_by_sliding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = tmp_path / "crop.pt"
     config = tmp_path / "crop.yaml"
     config.write_text(yaml.safe_dump(tiny("crop_room_grid64")))
@@ -250,6 +250,11 @@ def test_reconstruct_a_scene_by_sliding(tmp_path: Path) -> None:
     assert len(found.faces) > 100
     assert np.all(found.bounds[0] > np.array([5, -3, 2]) - 0.95)
     assert np.all(found.bounds[1] < np.array([5, -3, 2]) + 1.65)  # whole crops of 0.8
+    assert main([*command, "--points", "100"]) == 1
+    assert "--points: only counts without --sliding" in capsys.readouterr().err
+    command.remove("--sliding")
+    assert main(command) == 1
+    assert "--unit: only counts with --sliding" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,11 @@ def _reconstruct_in_cube(parsed: argparse.Namespace, network: Any) -> None:
     from convonet_ros.offline.surfaces import write_surface
 
     threshold = 0.2 if parsed.threshold is None else parsed.threshold
+    of_objects = ("points", "up", "standing", "normals", "refine", "seed")
+    for name in of_objects if parsed.sliding else ("unit", "query"):
+        if getattr(parsed, name) not in (None, False):
+            when = "without" if parsed.sliding else "with"
+            raise ValueError(f"--{name}: only counts {when} --sliding; leave it out")
     source = _source(parsed)
     if parsed.sliding:
         surface = _slide(parsed, network, source, threshold)
@@ -149,8 +154,6 @@ def _slide(parsed: argparse.Namespace, network: Any, source: Any, threshold: flo
 
     if not isinstance(source, Cloud):
         raise ValueError(f"--sliding: expected a cloud, got voxels in {parsed.source}")
-    if parsed.normals or parsed.refine:
-        raise ValueError("--sliding: normals and refinement are for objects; leave them out")
     with bars() as progress:
         return reconstruct_scene(
             source, network, parsed.unit, parsed.query, parsed.resolution, parsed.steps or 0,
