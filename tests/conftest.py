@@ -63,3 +63,36 @@ def driver() -> Iterator[Any]:
     found = Driver()
     yield found
     found.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """Parameters of the node; a test may change them before it asks for the node."""
+    from driver import SETTINGS
+
+    return {**SETTINGS, "node.save_dir": str(tmp_path / "saved")}
+
+
+@pytest.fixture
+def node(driver: Any, settings: dict[str, Any]) -> Iterator[Any]:
+    """The `ReconstructNode` with a tiny network, spinning."""
+    import rclpy
+    from driver import Spinning, tiny_network
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.parameter import Parameter
+
+    from convonet_ros.ros.node import ReconstructNode
+
+    rclpy.init()
+    parameters = [Parameter(name, value=value) for name, value in settings.items()]
+    node = ReconstructNode(tiny_network(), parameters)
+    spinning = Spinning(node, MultiThreadedExecutor(2))
+    try:
+        driver.wait_for_node()
+        yield node
+        assert spinning.thread.is_alive(), "an exception left a callback"
+        assert not node.worker.done(), "the worker died"
+    finally:
+        spinning.stop()
+        node.close()
+        rclpy.shutdown()

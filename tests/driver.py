@@ -18,18 +18,27 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import Marker, MarkerArray
 
+from convonet_ros.config import Config, with_values
 from convonet_ros.datasets.sensing.poses import look_at
 from convonet_ros.geometry import quaternion_of
+from convonet_ros.mapping.mapper import Mapper
 from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.msg import MapStatus
-from convonet_ros.sensors import Intrinsics
+from convonet_ros.sensors import Intrinsics, Scan, depth_from_image, points_from_depth
 
 SECOND = 10**9  # nanoseconds
 START_NS = 1_700_000_000 * SECOND
 BOUND_S = 90.0  # for whatever the tests wait for
 INTRINSICS = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
 WALL_M = 1.5
+SETTINGS: dict[str, Any] = {
+    "node.status_rate_hz": 50.0,
+    "node.mesh_rate_hz": 50.0,
+    "node.grid_rate_hz": 50.0,
+    "model.precision": "float32",
+}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -201,3 +210,43 @@ class Driver:
 
 def drops(status: MapStatus) -> dict[str, int]:
     return dict(zip(status.drop_reasons, status.drop_counts, strict=True))
+
+
+class Viewer:
+    """Keeps markers as RViz does."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.shown: dict[int, Any] = {}
+        self.messages: list[Any] = []
+        self.subscription = driver.node.create_subscription(
+            MarkerArray, "/convonet/mesh", self._take, 10
+        )
+
+    def _take(self, message: Any) -> None:
+        for marker in message.markers:
+            if marker.action == Marker.DELETEALL:
+                self.shown.clear()
+            elif marker.action == Marker.DELETE:
+                self.shown.pop(marker.id, None)
+            else:
+                self.shown[marker.id] = marker
+        self.messages.append(message)
+
+    def points(self) -> np.ndarray:
+        points = [(p.x, p.y, p.z) for marker in self.shown.values() for p in marker.points]
+        return np.array(points).reshape(-1, 3)
+
+
+def offline(scans: list[Scan]) -> Mapper:
+    """What the same scans become without ROS."""
+    mapper = Mapper(with_values(Config(), SETTINGS), tiny_network())
+    for scan in scans:
+        mapper.integrate(scan)
+    while mapper.waiting:
+        mapper.update()
+    return mapper
+
+
+def wall_scan(stamp_ns: int, i: int) -> Scan:
+    depth = depth_from_image(depth_image(stamp_ns))
+    return Scan(points_from_depth(depth, INTRINSICS), pose(i), stamp_ns)

@@ -1,38 +1,37 @@
-"""Networks and scenes give what upstream's code gave, recorded in the shared goldens."""
+"""Networks give what upstream's code gave, recorded in the shared goldens."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ruled import described, ruled_weights
-from scipy.spatial import cKDTree
+from golden import (
+    Golden,
+    assert_close,
+    assert_statistics,
+    network_of,
+    recorded_calls,
+    recording,
+)
+from ruled import described
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from convonet_ros.mapping.meshing import closed_surface
 from convonet_ros.model import zoo
 from convonet_ros.model.encoder import voxel_centres
 from convonet_ros.model.features import (
     AXES,
     cell_index,
-    cells_of_box,
     unit_coordinates,
 )
 from convonet_ros.model.network import OccupancyNetwork
-from convonet_ros.offline import tiles
-from convonet_ros.offline.mise import Mise
 from convonet_ros.training.tasks import collate
 
-Golden = dict[str, np.ndarray]
-SHARE = 1e-4  # of the largest magnitude
 CONFIGURATIONS = (
     "pointcloud/demo_syn_room", "pointcloud/room_1plane", "pointcloud/room_3plane",
     "pointcloud/room_combine", "pointcloud/room_grid32", "pointcloud/room_grid64",
@@ -47,23 +46,9 @@ NETWORKS = (
     "pc_x_no_unet", "pc_x_pointconv_tiny", "real_pc_room_3plane", "real_pc_room_grid32",
     "real_vox_shapenet_grid32", "vox_shapenet_3plane",
 )  # fmt: skip
-TINY_POINTCONV = {
-    "abstractions": (
-        (64, 0.2, 16, (8, 8, 16)), (16, 0.4, 8, (16, 16, 32)), (None, 0, 0, (32, 64, 128)),
-    ),
-    "propagations": ((32, 32), (32, 16), (16, 16)),
-}  # fmt: skip
 
 
 # ---- what is recorded ---------------------------------------------------------------------------
-
-
-def recording(folder: Path, name: str) -> Golden:
-    path = folder / f"{name}.npz"
-    if not path.is_file():
-        pytest.skip(f"no recording at {path}")
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
 
 
 def keys_of(folder: Path) -> dict[str, Any]:
@@ -73,35 +58,6 @@ def keys_of(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def network_of(golden: Golden) -> OccupancyNetwork:
-    """The recorded network with the recorded weights, in evaluation mode."""
-    config = json.loads(str(golden["config"]))
-    model = config.get("model", config)
-    if "fps_start" in golden:
-        model["encoder_kwargs"] = TINY_POINTCONV
-    stored = {k[3:]: torch.from_numpy(v) for k, v in golden.items() if k.startswith("sd/")}
-    network = zoo.from_upstream(config)
-    zoo.load_weights(network, stored or ruled_weights(network))
-    return network.eval()
-
-
-def assert_close(got: Tensor | np.ndarray, wanted: np.ndarray, what: str) -> None:
-    """The same shape, and values within `SHARE` of the largest wanted one."""
-    array = got.detach().numpy() if isinstance(got, Tensor) else got
-    assert array.shape == wanted.shape, what
-    np.testing.assert_allclose(
-        array, wanted, rtol=0, atol=SHARE * np.abs(wanted).max(), err_msg=what
-    )
-
-
-def assert_statistics(got: Tensor, wanted: np.ndarray, what: str) -> None:
-    """Mean, standard deviation, least and largest, within `SHARE` of the largest magnitude."""
-    values = got.double()
-    found = [float(v) for v in (values.mean(), values.std(correction=0), *values.aminmax())]
-    atol = SHARE * np.abs(wanted).max()
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=atol, err_msg=what)
-
-
 def encoded(network: OccupancyNetwork, golden: Golden) -> dict[str, Tensor]:
     inputs = torch.from_numpy(golden["inputs"])
     if "fps_start" in golden:
@@ -109,26 +65,6 @@ def encoded(network: OccupancyNetwork, golden: Golden) -> dict[str, Tensor]:
         points, features = network.encoder(inputs, (first[0], first[1]))
         return {"points": points, "point_features": features}
     return network.encode(inputs)
-
-
-@contextmanager
-def recorded_calls(module: nn.Module | None) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """The inputs and the outputs of a module's calls."""
-    ins: list[Tensor] = []
-    outs: list[Tensor] = []
-    if module is None:
-        yield ins, outs
-        return
-
-    def keep(_: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
-        ins.append(given[0].detach().clone())
-        outs.append(result.detach().clone())
-
-    handle = module.register_forward_hook(keep)
-    try:
-        yield ins, outs
-    finally:
-        handle.remove()
 
 
 def test_every_recording_is_tested(goldens: Path) -> None:
@@ -316,127 +252,3 @@ def test_training_items_give_upstreams_loss_and_gradients(goldens: Path, name: s
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(golden["train_loss_det_weight"]), rel=1e-4)
     assert_gradients(network, json.loads(str(golden["grad_norm_sum_first"])))
-
-
-# ---- scenes -------------------------------------------------------------------------------------
-
-
-def assert_mesh(
-    grid: np.ndarray, level: float, a_side: float, golden: Golden, vertex_atol: float
-) -> None:
-    """The recorded vertices, one to one, and as many faces."""
-    boxes = golden["query_vol"]
-    low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
-    vertices, triangles = closed_surface(grid, level)
-    vertices = vertices * (max(high - low) / a_side) + low
-    wanted = golden["mesh/vertices"]
-    assert vertices.shape == wanted.shape
-    assert triangles.shape == golden["mesh/faces"].shape
-    distance, place = cKDTree(wanted).query(vertices)
-    assert distance.max() < vertex_atol
-    assert len(np.unique(place)) == len(np.unique(wanted, axis=0))
-
-
-def assert_tiling(network: OccupancyNetwork, golden: Golden) -> tiles.Tiling:
-    points = torch.from_numpy(golden["points"])
-    unit, query = float(golden["unit_size"]), int(golden["query_vol_size"])
-    tiling = tiles.tiling(network, points, unit, query)
-    assert tiling.counts.tolist() == golden["axis_n_crop"].tolist()
-    assert len(tiling) == int(golden["n_crop"])
-    assert tiling.layout.side == int(golden["reso"])
-    assert tiling.crop_m == pytest.approx(float(golden["query_crop_size"]), rel=1e-15)
-    assert tiling.layout.side * unit == pytest.approx(float(golden["input_crop_size"]), rel=1e-15)
-    inside = []
-    for index, (asked, seen) in enumerate(
-        zip(golden["query_vol"], golden["input_vol"], strict=True)
-    ):
-        low, box = tiling.corner(index), tiling.box(index)
-        np.testing.assert_allclose([low, low + tiling.crop_m], asked, rtol=0, atol=1e-12)
-        np.testing.assert_allclose([box.low, box.high], seen, rtol=0, atol=1e-12)
-        nowhere = box.side**3
-        low32, high32 = (torch.from_numpy(side).float() for side in (box.low, box.high))
-        near = points[((points >= low32) & (points < high32)).all(dim=1)]
-        inside.append(len(near))
-        assert (cells_of_box(near[None], box, "grid") < nowhere).all()
-    assert inside == golden["n_points_in_input_vol"].tolist()
-    assert np.flatnonzero(np.array(inside) == 0).tolist() == golden["empty_crops"].tolist()
-    return tiling
-
-
-def assert_features(outputs: list[Tensor], golden: Golden) -> None:
-    wanted = [golden[f"crop{k}/fea_stat/grid"] for k in range(int(golden["n_crop"]))]
-    assert len(outputs) == len(wanted)
-    for index, (got, statistics) in enumerate(zip(outputs, wanted, strict=True)):
-        assert_statistics(got, statistics, f"crop {index}")
-
-
-def test_crops_are_upstreams(goldens: Path) -> None:
-    golden = recording(goldens, "crop_l3_sincos")
-    network = network_of(golden)
-    encoder: Any = network.encoder
-    tiling = assert_tiling(network, golden)
-    shape = (16, 16, 16)
-    lattice = np.indices(shape).reshape(3, -1).T * (tiling.crop_m / 16)
-    for index in (0, 8):
-        queries = tiling.corner(index) + lattice
-        np.testing.assert_allclose(queries, golden[f"crop{index}/queries"], rtol=0, atol=1e-12)
-        place = tiling.box(index).normalised(torch.from_numpy(queries)[None], "grid")[0]
-        np.testing.assert_allclose(place.numpy(), golden[f"crop{index}/qn/grid"], rtol=0, atol=1e-7)
-    scene = (golden["points"], float(golden["unit_size"]), int(golden["query_vol_size"]))
-    with recorded_calls(encoder.unet3d) as calls:
-        logits = tiles.upstream_crops(network, *scene, 16)
-    assert_features(calls[1], golden)
-    assert logits.dtype == np.float32
-    assert_close(logits, golden["logits"], "logits")
-
-    grid, _ = tiles.value_grid(network, *scene, 16, 0)
-    assert_close(grid, golden["value_grid"], "value_grid")
-    for index in range(len(tiling)):
-        block = tuple(slice(16 * k, 16 * (k + 1)) for k in np.unravel_index(index, tiling.counts))
-        np.testing.assert_allclose(grid[block], logits[index], rtol=0, atol=1e-4)
-    level = threshold_of(golden)
-    assert_mesh(golden["value_grid"], level, tiling.counts.max() * 16, golden, 1e-9)
-    # From our own values: within a hundredth of a lattice step, for rounding moves the surface.
-    assert_mesh(grid, level, tiling.counts.max() * 16, golden, 0.01 * tiling.crop_m / 16)
-
-
-def threshold_of(golden: Golden) -> float:
-    share = json.loads(str(golden["config"]))["test"]["threshold"]
-    return float(np.log(share) - np.log(1 - share))
-
-
-def test_refined_crops_are_upstreams(goldens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    golden = recording(goldens, "crop_l3_mise")
-    network = network_of(golden)
-    encoder: Any = network.encoder
-    tiling = assert_tiling(network, golden)
-    generation = json.loads(str(golden["config"]))["generation"]
-    resolution, steps = generation["resolution_0"], generation["upsampling_steps"]
-    side = resolution * 2**steps
-    level = threshold_of(golden)
-
-    rounds: list[tuple[int, int]] = []
-    started: list[Mise] = []
-    query: Callable[[Mise], np.ndarray] = Mise.query
-
-    def counted(octree: Mise) -> np.ndarray:
-        if not any(octree is other for other in started):
-            started.append(octree)
-        points = query(octree)
-        if len(points):
-            rounds.append((len(started) - 1, len(points)))
-        return points
-
-    monkeypatch.setattr(Mise, "query", counted)
-    scene = (golden["points"], float(golden["unit_size"]), int(golden["query_vol_size"]))
-    with recorded_calls(encoder.unet3d) as calls:
-        grid, _ = tiles.value_grid(network, *scene, resolution, steps, level)
-    assert_features(calls[1], golden)
-    assert rounds == [tuple(row) for row in golden["mise_rounds"].tolist()]
-    assert_close(grid, golden["value_grid"], "value_grid")
-    assert_mesh(golden["value_grid"], level, tiling.counts.max() * side, golden, 1e-9)
-    # From our own values: within a hundredth of a lattice step, for rounding moves the surface.
-    assert_mesh(grid, level, tiling.counts.max() * side, golden, 0.01 * tiling.crop_m / side)
-
-
-# ---- ways of computing the same -----------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from convonet_ros.evaluation.evidence import Counts
 from convonet_ros.evaluation.tables import Column, Rows, table_of, write_results
+from convonet_ros.offline.bench import table
 
 _ECE = "Calibration error, mean |probability - occupied share|, of points"
 SCENE_COLUMNS = (
@@ -119,9 +120,8 @@ def _empty_meshes(views: Mapping[int, Rows]) -> str:
 
 def _evidence_table(evidence: Counts) -> str:
     rows = [
-        f"| {kind} | {cells} | {solid / cells:.4f} |"
+        (kind, [str(cells), f"{solid / cells:.4f}"])
         for kind, (cells, solid) in evidence.items()
         if cells
     ]
-    head = "| parts of the map, all scenes and views | number | share that is solid |"
-    return "\n".join([head, "| --- | --- | --- |", *rows])
+    return table(("parts of the map, all scenes and views", "number", "share that is solid"), rows)

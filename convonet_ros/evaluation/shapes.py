@@ -245,7 +245,7 @@ def _as_points(network: OccupancyNetwork, inputs: torch.Tensor) -> np.ndarray:
     return (np.argwhere(values > 0) + 0.5) / len(values) - 0.5
 
 
-# ---- means and tables ---------------------------------------------------------------------------
+# ---- means --------------------------------------------------------------------------------------
 
 
 def _rows(results: list[dict[str, Any]], parameters: dict[str, int]) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from convonet_ros.offline.bench import table
 from convonet_ros.storage import write_bytes
 
 
@@ -29,7 +30,7 @@ Rows = Mapping[str, Mapping[str, float]]  # {method: {key of a column and more: 
 def table_of(title: str, columns: Iterable[Column], rows: Rows) -> str:
     """A markdown table, the best of each column bold; what a row does not have is a dash."""
     columns = tuple(columns)
-    cells: dict[str, list[str]] = {name: [name] for name in rows}
+    cells: dict[str, list[str]] = {name: [] for name in rows}
     for column in columns:
         shown = {
             name: f"{column.factor * row.get(column.key, math.nan):.{column.digits}f}"
@@ -43,9 +44,7 @@ def table_of(title: str, columns: Iterable[Column], rows: Rows) -> str:
             if text == "nan":
                 text = "-"
             cells[name].append(f"**{text}**" if text != "-" and float(text) == best else text)
-    head = [title, *(column.title for column in columns)]
-    lines = [head, ["---"] * len(head), *cells.values()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table([title, *(column.title for column in columns)], list(cells.items()))
 
 
 def mean(values: Iterable[float]) -> float:
