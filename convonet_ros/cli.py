@@ -194,6 +194,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lr", type=float, help="highest learning rate (default: 0.002)")
     command.add_argument("--seed", type=_natural, help="of the weights and the order (default: 0)")
 
+    command = _command(
+        group, training.run_calibrate, "fit the probabilities of a network of the map anew"
+    )
+    command.add_argument("weights", type=Path, help="checkpoint")
+    command.add_argument(
+        "--validation", type=Path, required=True,
+        help="samples of 'convonet rooms' that the network was not trained on",
+    )  # fmt: skip
+    command.add_argument("-o", "--out", type=Path, required=True, help="checkpoint to write")
+
     command = _command(group, mapping.run_bench, "measure what the map costs on this machine")
     command.add_argument("--frames", type=_positive, default=40, help="to time (default: 40)")
     command.add_argument(

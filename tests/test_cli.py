@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from recorded import simulated, write_network, write_recording
 
 from convonet_ros.cli import main
@@ -144,3 +145,9 @@ def test_rooms_and_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert network.spec == CropSpec(directions=False, maps=8)
     assert "--set directions=false" in about["command"]
     assert {"last.pt", "log.csv", "curves.png"} <= {path.name for path in out.iterdir()}
+    anew = ["calibrate", str(out / "best.pt"), "--validation", str(data), "-o"]
+    assert main([*anew, str(tmp_path / "anew.pt")]) == 0
+    calibrated, said = zoo.load(tmp_path / "anew.pt")
+    assert said == about | {"calibrated_on": {"rooms": 1, "samples": about["samples"]}}
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, calibrated.state_dict()[name])

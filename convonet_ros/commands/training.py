@@ -149,3 +149,25 @@ def _trainer(parsed: argparse.Namespace, processes: Processes) -> Trainer:
         save_every=max(defaults.save_every, defaults.steps // _SAVES),
     )
     return Trainer(train_config, task, parsed.out, processes)
+
+
+def run_calibrate(parsed: argparse.Namespace) -> None:
+    import torch
+
+    from convonet_ros.model import zoo
+    from convonet_ros.model.network import OccupancyNetwork
+    from convonet_ros.training.tasks import RoomCrops
+    from convonet_ros.training.trainer import validated
+
+    writable(parsed.out.parent)
+    network, about = zoo.load(parsed.weights)
+    if isinstance(network, OccupancyNetwork) and "map" not in network.config:
+        raise ValueError(f"weights {parsed.weights}: expected a network that was trained on rooms")
+    folder = str(parsed.validation)
+    task = RoomCrops(folder, folder, network, batch=8, seed=0, easy_steps=0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = validated(task, network.to(device), device)
+    calibration = {k: v for k, v in found.items() if not k.startswith("val_")}
+    zoo.save(parsed.out, network, about | calibration | {"calibrated_on": task.about})
+    told = ", ".join(f"{name} {value:.4f}" for name, value in calibration.items())
+    print(f"{told}, of {task.about['samples']} samples: {parsed.out}")

@@ -17,6 +17,7 @@ from convonet_ros.mapping.meshing import closed_surface
 from convonet_ros.mapping.occupancy import P_OBSERVED_FREE
 from convonet_ros.mapping.volume import Volume
 from convonet_ros.model import zoo
+from convonet_ros.model.calibration import Calibration
 from convonet_ros.offline.files import merged
 from convonet_ros.offline.pipeline import extent, window_for
 
@@ -35,7 +36,7 @@ class Mapped:
 
     def __init__(self, weights: str = "", ruled: bool = True) -> None:
         self._network, about = zoo.load_crops(weights)
-        self._temperature = float(about.get("temperature", 1.0))
+        self._calibration = Calibration.of(about)
         self._ruled = ruled
 
     def __call__(self, recording: Recording, config: Config) -> Reconstruction:
@@ -43,7 +44,7 @@ class Mapped:
         lattice = Lattice(network.voxel_m, network.crop_voxels, network.halo_voxels)
         config, middle = _window(recording, config, lattice)
         mapper = (Mapper if self._ruled else UnruledMapper)(config, network)
-        mapper.engine.temperature = self._temperature
+        mapper.engine.calibration = self._calibration
         mapper.volume.hold(middle)
         for scan in recording.scans(config):
             mapper.integrate(scan)

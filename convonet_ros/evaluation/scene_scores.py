@@ -13,7 +13,7 @@ from convonet_ros.evaluation.entries import Answer
 from convonet_ros.evaluation.reconstruction import ValueLattice
 from convonet_ros.evaluation.trials import BAND_M, Truth
 from convonet_ros.evaluation.true_surface import ClosestPlaces, TrueSurface, crossed, sampled
-from convonet_ros.training.calibrate import calibration_error
+from convonet_ros.model.calibration import calibration_error
 
 SAMPLES = 60_000  # on the mesh
 _ASKED_M = 0.25  # from a seen point: true surface that is asked for

@@ -17,8 +17,9 @@ from torch.nn.functional import max_pool3d
 
 from convonet_ros.config import ModelConfig
 from convonet_ros.geometry import Lattice
+from convonet_ros.model.calibration import Calibration
 from convonet_ros.model.crops import CropModel
-from convonet_ros.model.features import BoxContent
+from convonet_ros.model.features import BoxContent, steps_from
 
 
 def choose_device(name: str) -> torch.device:
@@ -63,9 +64,11 @@ class Engine:
     does so bit for bit; batches there bring no speed, as one box keeps all cores busy.
     """
 
-    def __init__(self, network: CropModel, config: ModelConfig, temperature: float = 1.0) -> None:
+    def __init__(
+        self, network: CropModel, config: ModelConfig, calibration: Calibration | None = None
+    ) -> None:
         self.device = choose_device(config.device)
-        self.temperature = temperature
+        self.calibration = calibration or Calibration()
         self.threshold = logit(config.threshold)
         self.lattice = Lattice(network.voxel_m, network.crop_voxels, network.halo_voxels)
         self._reach = round(config.completion_m / network.voxel_m)
@@ -86,47 +89,38 @@ class Engine:
         if filled:
             encoded = self._network.encode_boxes([boxes[i] for i in filled])
             for i, features in zip(filled, encoded, strict=True):
-                results[i] = self._decode(features, self._reached(boxes[i]))
+                results[i] = self._decode(features, self._steps(boxes[i]))
         return results
 
-    def _reached(self, box: BoxContent) -> Tensor:
-        """(n, n, n) bool: voxels within the completion distance of a voxel that holds points."""
-        near = torch.zeros((box.voxels,) * 3, device=self.device)
-        near[tuple(box.points.long().T)] = 1
-        near = near[None, None]
-        for step in range(self._reach):
-            # Cubes and crosses in turn grow nearly a ball.
-            if step % 2:
-                near = max_pool3d(near, 3, 1, 1)
-            else:
-                kernels = ((3, 1, 1), (1, 3, 1), (1, 1, 3))
-                near = torch.stack(
-                    [max_pool3d(near, k, 1, tuple(s // 2 for s in k)) for k in kernels]
-                ).amax(dim=0)
-        return near[0, 0] > 0
+    def _steps(self, box: BoxContent) -> Tensor:
+        """(n, n, n) float32: voxels to the nearest one that holds points, see `steps_from`."""
+        filled = torch.zeros((box.voxels,) * 3, dtype=torch.bool, device=self.device)
+        filled[tuple(box.points.long().T)] = True
+        return steps_from(filled[None], self._reach)[0]
 
-    def _decode(self, features: Any, reached: Tensor) -> Tensor:
-        """A box's features and the reached voxels to the crop's fine logits."""
+    def _decode(self, features: Any, steps: Tensor) -> Tensor:
+        """A box's features and `_steps` to the crop's fine logits."""
         n, halo, sub = self.lattice.box_voxels, self.lattice.halo_voxels, self.lattice.SUB
         # One voxel more around the crop, to see a surface that passes right outside of it.
-        inner = torch.zeros_like(reached)
         edge = slice(halo - 1, n - halo + 1)
-        inner[edge, edge, edge] = reached[edge, edge, edge]
+        inner = torch.zeros((n, n, n), dtype=torch.bool, device=self.device)
+        inner[edge, edge, edge] = steps[edge, edge, edge] <= self._reach
         cell = inner.nonzero()  # V 3
         coarse = torch.full((n, n, n), torch.nan, device=self.device)
-        coarse[tuple(cell.T)] = self._network.decode_centres(features, cell)
+        logits = self._network.decode_centres(features, cell)
+        coarse[tuple(cell.T)] = self.calibration(logits, steps[tuple(cell.T)])
 
-        cut = self.threshold * self.temperature
-        sides = torch.stack([coarse >= cut, coarse < cut]).float()[:, None]  # 2 1 n n n
-        passing = (max_pool3d(sides, 3, 1, 1) > 0).all(dim=0)[0] & inner
+        sides = torch.stack([coarse >= self.threshold, coarse < self.threshold])  # 2 n n n
+        passing = (max_pool3d(sides.float()[:, None], 3, 1, 1) > 0).all(dim=0)[0] & inner
         core = slice(halo, n - halo)
         fine = coarse[core, core, core]
         for axis in range(3):
             fine = fine.repeat_interleave(sub, axis)
         voxel = passing[core, core, core].nonzero()  # A 3
-        steps = torch.arange(sub, device=self.device)
-        corner = torch.cartesian_prod(steps, steps, steps)  # s 3
+        part = torch.arange(sub, device=self.device)
+        corner = torch.cartesian_prod(part, part, part)  # s 3
         target = (voxel[:, None] * sub + corner).reshape(-1, 3)
-        points = (target + 0.5) / sub + halo
-        fine[tuple(target.T)] = self._network.decode(features, points)
-        return (fine / self.temperature).clamp(-30, 30).half()
+        logits = self._network.decode(features, (target + 0.5) / sub + halo)
+        away = steps[tuple((voxel + halo).T)].repeat_interleave(len(corner))
+        fine[tuple(target.T)] = self.calibration(logits, away)
+        return fine.clamp(-30, 30).half()

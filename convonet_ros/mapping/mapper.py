@@ -18,6 +18,7 @@ from convonet_ros.mapping.occupancy import OccupancyVolume, classify, evidence_o
 from convonet_ros.mapping.scheduler import Scheduler
 from convonet_ros.mapping.volume import CropIndex, Volume
 from convonet_ros.model import zoo
+from convonet_ros.model.calibration import Calibration
 from convonet_ros.model.crops import CropModel
 from convonet_ros.sensors import Scan
 
@@ -58,12 +59,12 @@ class Mapper:
     def __init__(self, config: Config, network: CropModel | None = None) -> None:
         """network: None loads config.model.weights; ValueError when that file is no good, or for
         a window that is too large for memory."""
-        temperature = 1.0
+        calibration = Calibration()
         if network is None:
             network, about = zoo.load_crops(config.model.weights, config.model.config)
-            temperature = float(about.get("temperature", 1.0))
+            calibration = Calibration.of(about)
         self.config = config
-        self.engine = Engine(network, config.model, temperature)
+        self.engine = Engine(network, config.model, calibration)
         self.device, self.lattice = self.engine.device, self.engine.lattice
         try:
             self.volume = Volume(self.lattice, config.map, config.scan, self.device)

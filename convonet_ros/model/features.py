@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool3d
 
 from convonet_ros.geometry import Lattice
 
@@ -173,3 +174,22 @@ def batch_boxes(boxes: Sequence[BoxContent]) -> BoxBatch:
     visibility = torch.stack([box.visibility for box in boxes]).view(-1, n, sub, n, sub, n, sub)
     visibility = visibility.permute(0, 2, 4, 6, 1, 3, 5).reshape(-1, sub**3, n, n, n)
     return BoxBatch(torch.cat(cells), torch.cat(features), visibility)
+
+
+def steps_from(filled: Tensor, most: int) -> Tensor:
+    """(B, n, n, n) bool voxels to every voxel's steps from the nearest one that is set, float32.
+
+    A step is a voxel; cubes and crosses in turn grow nearly a ball. Beyond `most` it is most + 1.
+    """
+    near = filled[:, None].float()
+    steps = 1 - near
+    for step in range(most):
+        if step % 2:
+            near = max_pool3d(near, 3, 1, 1)
+        else:
+            kernels = ((3, 1, 1), (1, 3, 1), (1, 1, 3))
+            near = torch.stack(
+                [max_pool3d(near, k, 1, tuple(s // 2 for s in k)) for k in kernels]
+            ).amax(dim=0)
+        steps += 1 - near
+    return steps[:, 0]

@@ -25,6 +25,7 @@ from convonet_ros.mapping.engine import Engine
 from convonet_ros.mapping.meshing import Mesh, mesh_of_block, near_hits, no_mesh
 from convonet_ros.mapping.volume import CropIndex
 from convonet_ros.model import zoo
+from convonet_ros.model.calibration import Calibration
 from convonet_ros.model.features import BoxContent, weights_of_means
 from convonet_ros.offline.clouds import Cloud
 from convonet_ros.offline.files import merged
@@ -57,7 +58,7 @@ def reconstruct_cloud(
     large or too thin to be one in metres.
     """
     network, about = zoo.load_crops(config.model.weights, config.model.config)
-    engine = Engine(network, config.model, float(about.get("temperature", 1.0)))
+    engine = Engine(network, config.model, Calibration.of(about))
     lattice = engine.lattice
     low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
     side_m = float((high - low).max())

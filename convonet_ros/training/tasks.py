@@ -22,9 +22,10 @@ from convonet_ros.datasets.samples import (
 from convonet_ros.datasets.shapes import EmptyCropError, Item, Shapes
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.engine import choose_precision
+from convonet_ros.model.calibration import FAR
 from convonet_ros.model.crops import CropNetwork, CropSpec, UnitBoxes
 from convonet_ros.model.encoder import LocalPoolPointnet, LocalVoxelEncoder
-from convonet_ros.model.features import BoxBatch, batch_boxes
+from convonet_ros.model.features import BoxBatch, batch_boxes, steps_from
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.zoo import from_upstream
 
@@ -52,6 +53,10 @@ class Task(Protocol):
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Mean cross-entropy of a batch on the network's device, and the (N,) logits and truth of
         all its queries."""
+
+    def steps(self, batch: Any) -> Tensor:
+        """(N,) float32 voxels from a batch's queries to what was measured, up to one more than
+        `calibration.FAR`."""
 
 
 class CropBatch(NamedTuple):
@@ -107,15 +112,12 @@ class RoomCrops:
         self.views = np.concatenate(views)
         self.batch_size, self.seed, self.easy_steps = batch, seed, easy_steps
         self.about = {"rooms": len(rooms), "samples": len(self.samples)}
-        found = [
-            read_sample(path, i, self.lattice)
-            for path in held_out
-            for i in range(len(views_of_samples(path)))
-        ]
-        if not found:
+        kept = [(path, i) for path in held_out for i in range(len(views_of_samples(path)))]
+        if not kept:
             raise ValueError(f"training data: the scenes in {validation} hold no samples")
         self.validation: list[Any] = [
-            self._collated(found[k : k + batch]) for k in range(0, len(found), batch)
+            self._collated([read_sample(path, i, self.lattice) for path, i in kept[k : k + batch]])
+            for k in range(0, len(kept), batch)
         ]
 
     def batch(self, number: int, rank: int = 0, world: int = 1) -> CropBatch:
@@ -170,6 +172,22 @@ class RoomCrops:
                 cube = UnitBoxes.cube(self.lattice.box_voxels)
                 logits = network(cube(queries), cube(batch.inputs[0])).flatten().float()
         return binary_cross_entropy_with_logits(logits, truth.float()), logits, truth
+
+    def steps(self, batch: CropBatch) -> Tensor:
+        """See `Task.steps`."""
+        n = self.lattice.box_voxels
+        if isinstance(self.network, CropNetwork):
+            cell, _, visibility = batch.inputs
+            filled = torch.zeros(len(visibility) * n**3, dtype=torch.bool)
+            filled[cell] = True
+            filled = filled.view(-1, n, n, n)
+        else:
+            filled = torch.zeros((len(batch.queries), n, n, n), dtype=torch.bool)
+            for one, points in zip(filled, batch.inputs[0], strict=True):
+                one[tuple(points.long().T)] = True
+        box = torch.arange(len(filled))[:, None]
+        x, y, z = batch.queries.long().unbind(2)
+        return steps_from(filled, FAR)[box, x, y, z].flatten()
 
 
 def _drawn_points(points: Tensor) -> Tensor:
@@ -227,6 +245,10 @@ class ShapeFolder:
         logits = network.decode(network.encode(inputs), queries)
         loss = binary_cross_entropy_with_logits(logits, truth)
         return loss, logits.flatten(), truth.flatten() > 0.5
+
+    def steps(self, batch: Any) -> Tensor:
+        """See `Task.steps`; not looked at, none."""
+        return torch.zeros(batch[2].numel())
 
 
 def _within_reach(config: dict[str, Any], folder: Path) -> dict[str, Any]:

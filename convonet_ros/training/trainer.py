@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from convonet_ros.model import zoo
+from convonet_ros.model.calibration import calibration_error, fitted
 from convonet_ros.training.batches import Shares, moved, read_ahead
-from convonet_ros.training.calibrate import calibration_error, fit_temperature
 from convonet_ros.training.distributed import Processes
 from convonet_ros.training.run_folder import RunFolder
 
@@ -185,41 +185,10 @@ class Trainer:
             self.task.loss(network, batch)
         network.eval()
 
-    @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
-        """Scores of the averaged network over the validation batches, of whatever sizes.
-
-        val_loss and val_iou as the network stands, the temperature that calibrates it, and the
-        expected calibration error with that temperature.
-        """
-        network = self.averaged_network.eval()
-        logits, truth = [], []  # of each batch, on the CPU
-        loss, both, either = 0.0, 0, 0
-        for batch in self.task.validation:
-            _, logit, solid = self.task.loss(network, moved(batch, self.device))
-            logits.append(logit.float().cpu())
-            truth.append(solid.cpu())
-            loss += binary_cross_entropy_with_logits(
-                logits[-1], truth[-1].float(), reduction="sum"
-            ).item()
-            both += int(((logits[-1] > 0) & truth[-1]).sum())
-            either += int(((logits[-1] > 0) | truth[-1]).sum())
-        all_logits, all_truth = torch.cat(logits), torch.cat(truth)
-        del logits, truth
-        temperature = fit_temperature(all_logits, all_truth)
-        return {
-            "val_loss": loss / len(all_truth),
-            "val_iou": both / max(1, either),
-            "temperature": temperature,
-            "calibration_error": calibration_error(
-                torch.sigmoid(all_logits / temperature), all_truth
-            ),
-        }
-
     def _validate(self) -> None:
         if self.processes.first:
             self.settle_statistics()
-            scores = self.validate()
+            scores = validated(self.task, self.averaged_network, self.device)
             self.folder.add_to_log(
                 step=self.step, loss=_mean(self.losses), lr=self.optimizer.param_groups[0]["lr"],
                 val_loss=scores["val_loss"], val_iou=scores["val_iou"], minutes=self.seconds / 60,
@@ -278,6 +247,32 @@ class Trainer:
                 "choose another folder"
             ) from error
         _set_random_state(state["random"], self.device)
+
+
+@torch.inference_mode()
+def validated(task: Task, network: Any, device: torch.device) -> dict[str, float]:
+    """Scores of a network on the device over a task's validation batches, of whatever sizes.
+
+    val_loss and val_iou as it stands, the parameters of the calibration, and the expected
+    calibration error with them.
+    """
+    network.eval()
+    logits, truth, steps = [], [], []  # of each batch, on the CPU
+    for batch in task.validation:
+        _, logit, solid = task.loss(network, moved(batch, device))
+        logits.append(logit.float().cpu())
+        truth.append(solid.cpu())
+        steps.append(task.steps(batch))
+    said, true, away = torch.cat(logits), torch.cat(truth), torch.cat(steps)
+    del logits, truth, steps
+    calibration = fitted(said, away, true)
+    solid = said > 0
+    return {
+        "val_loss": binary_cross_entropy_with_logits(said, true.float()).item(),
+        "val_iou": int((solid & true).sum()) / max(1, int((solid | true).sum())),
+        **asdict(calibration),
+        "calibration_error": calibration_error(calibration(said, away).sigmoid(), true),
+    }
 
 
 @torch.no_grad()
