@@ -75,7 +75,7 @@ class ModelConfig:
         choices=("auto", "float32", "bfloat16"),
     )
     threshold: float = knob(
-        0.33,
+        0.3,
         "Occupied from this probability on: 1 / (1 + k), where missing an obstacle is as bad as k "
         "false ones.",
         "", 0.01, 0.99,

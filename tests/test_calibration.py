@@ -8,9 +8,13 @@ import torch
 from convonet_ros.config import ModelConfig
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.engine import Engine
-from convonet_ros.model.calibration import FAR, Calibration, calibration_error, fitted
+from convonet_ros.model.calibration import FAR, Calibration, calibration_error, fitted, reliability
 from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.model.features import BoxContent, steps_from
+
+
+def ece(probability: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(calibration_error(reliability(probability.numpy(), truth.numpy())))
 
 
 def test_the_calibration_is_found() -> None:
@@ -23,9 +27,9 @@ def test_the_calibration_is_found() -> None:
     found = fitted(wrong, steps, truth)
     assert found.temperature == pytest.approx(2.5, rel=0.03)
     assert (found.shift_near, found.shift_far) == pytest.approx((0.3, -0.8), abs=0.03)
-    assert calibration_error(torch.sigmoid(honest), truth) < 0.005
-    assert calibration_error(torch.sigmoid(wrong), truth) > 0.05
-    assert calibration_error(torch.sigmoid(found(wrong, steps)), truth) < 0.005
+    assert ece(torch.sigmoid(honest), truth) < 0.005
+    assert ece(torch.sigmoid(wrong), truth) > 0.05
+    assert ece(torch.sigmoid(found(wrong, steps)), truth) < 0.005
     assert Calibration.of({"temperature": 2.5, "val_iou": 0.8}) == Calibration(2.5)
     assert torch.equal(Calibration()(wrong, steps), wrong)
 

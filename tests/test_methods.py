@@ -24,7 +24,7 @@ from convonet_ros.evaluation.held_out import held_out_scores
 from convonet_ros.evaluation.mapped import Mapped, ray_cast
 from convonet_ros.evaluation.reconstruction import FrameList, ValueLattice, nothing, thinned
 from convonet_ros.evaluation.rivals import poisson, tsdf
-from convonet_ros.evaluation.scene_scores import calibration, false_area, regions, scores
+from convonet_ros.evaluation.scene_scores import Regions, calibration, false_area, regions, scores
 from convonet_ros.evaluation.trials import Trial, Truth
 from convonet_ros.mapping.meshing import Mesh
 from convonet_ros.mapping.occupancy import SUPPORT
@@ -66,8 +66,24 @@ def test_the_truth_is_perfect(trial: Trial, truth: Truth) -> None:
     assert found["F at 2.5 cm"] == found["F at 5 cm"] == found["unseen found"] == 1
     assert found["Chamfer-L1"] < 1e-4
     assert found["normals"] > 0.999
-    errors = calibration(regions(said, truth))
-    assert errors == dict.fromkeys(("observed", "near", "completed", "band"), 0.0)
+    errors = calibration([regions(said, truth)])
+    assert errors == dict.fromkeys(("ECE observed", "ECE near", "ECE completed", "ECE band"), 0.0)
+
+
+def test_the_calibration_error_says_how_other_scenes_would_differ() -> None:
+    rng = np.random.default_rng(0)
+
+    def scene(wrong: float) -> Regions:
+        """The band of a scene whose answers are too high by so much."""
+        true = rng.random(20_000)
+        return {"band": (np.clip(true + wrong, 0, 1), rng.random(20_000) < true)}
+
+    alike = calibration([scene(0.05) for _ in range(8)])
+    assert alike["ECE band"] == pytest.approx(0.049, abs=0.002)  # no probability exceeds 1
+    assert alike["ECE spread"] < 0.002
+    different = calibration([scene(wrong) for wrong in (0.1, -0.1) * 4])
+    assert different["ECE band"] < 0.02
+    assert different["ECE spread"] > 0.01
 
 
 def test_a_moved_room_is_wrong(trial: Trial, truth: Truth) -> None:

@@ -211,8 +211,7 @@ def _row(
     row = {key: mean(result[key] for result in own) for key in keys}
     row |= {"scenes": len(own), "empty": sum(result["empty"] for result in own)}
     row["memory MB"] = max(result["memory MB"] for result in own)
-    errors = calibration(together(said[name, views]))
-    return row | {f"ECE {region}": error for region, error in errors.items()}
+    return row | calibration(said[name, views])
 
 
 def _on_recording(

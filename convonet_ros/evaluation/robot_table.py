@@ -38,6 +38,7 @@ SCENE_COLUMNS = (
     Column("ECE near", "ECE near", 3, 1, False, f"{_ECE} 5 to 15 cm from the nearest seen point."),
     Column("ECE completed", "ECE completed", 3, 1, False, f"{_ECE} 15 to 30 cm from it."),
     Column("ECE", "ECE band", 3, 1, False, f"{_ECE} within 30 cm."),
+    Column("±", "ECE spread", 3, 1, None, "Its standard error, as other scenes would differ."),
     Column("s", "seconds", 2, 1, None, "Seconds of a scene, from the scans to the mesh."),
     Column("MB", "memory MB", 0, 1, None,
            "Largest resident memory of a process that does nothing else, libraries included."),

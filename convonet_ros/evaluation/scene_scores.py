@@ -6,19 +6,19 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 
 from convonet_ros.evaluation.entries import Answer
 from convonet_ros.evaluation.reconstruction import ValueLattice
 from convonet_ros.evaluation.trials import BAND_M, Truth
 from convonet_ros.evaluation.true_surface import ClosestPlaces, TrueSurface, crossed, sampled
-from convonet_ros.model.calibration import calibration_error
+from convonet_ros.model.calibration import calibration_error, reliability
 
 SAMPLES = 60_000  # on the mesh
 _ASKED_M = 0.25  # from a seen point: true surface that is asked for
 _F_M = {"F at 2.5 cm": 0.025, "F at 5 cm": 0.05}
 _UNSEEN_M, _FOUND_M = 0.075, 0.05
+_BOOTSTRAPS = 1000
 _HALF_STEP_M = 0.0125 - 1e-4  # of the map's decoded lattice, so that none of its planes is skipped
 REGIONS_M = {  # by name, metres from a seen point
     "observed": (0.0, 0.05),
@@ -134,13 +134,26 @@ def together(parts: Sequence[Regions]) -> Regions:
     return found
 
 
-def calibration(found: Regions) -> dict[str, float]:
-    """The expected calibration error by region; those without points are left out."""
-    return {
-        name: calibration_error(torch.from_numpy(said), torch.from_numpy(true))
-        for name, (said, true) in found.items()
-        if len(said)
+def calibration(parts: Sequence[Regions]) -> dict[str, float]:
+    """The expected calibration error by region of all parts' points together, "ECE ...", and that
+    of the band's standard error, "ECE spread", by bootstrap over the parts (Efron, 1979).
+
+    Regions without points are left out, and a standard error of a single part.
+    """
+    sums = {}
+    for name in REGIONS_M:
+        each = [reliability(*part[name]) for part in parts if name in part and len(part[name][0])]
+        if each:
+            sums[name] = np.stack(each)  # P 3 bins
+    found = {
+        f"ECE {name}": float(calibration_error(each.sum(axis=0))) for name, each in sums.items()
     }
+    if len(band := sums.get("band", np.empty(0))) > 1:
+        rng = np.random.default_rng(0)
+        drawn = rng.multinomial(len(band), np.full(len(band), 1 / len(band)), _BOOTSTRAPS)
+        errors = calibration_error(np.einsum("ds,skb->dkb", drawn, band))
+        found["ECE spread"] = float(errors.std())
+    return found
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

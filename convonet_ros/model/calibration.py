@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -56,10 +55,17 @@ def fitted(logits: Tensor, steps: Tensor, truth: Tensor) -> Calibration:
     return Calibration(float(1 / scale), float(near), float(far))
 
 
-def calibration_error(probability: Tensor, truth: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: mean |occupied share - probability| over equal-width bins."""
-    index = (probability * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(index, minlength=bins).double().numpy()
-    said = torch.bincount(index, probability.double(), minlength=bins).numpy()
-    was = torch.bincount(index, truth.double(), minlength=bins).numpy()
-    return float(np.abs(said - was).sum() / count.sum())
+def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> np.ndarray:
+    """(3, bins) sums over (N,) answers in equal-width bins: number, probability, occupied."""
+    index = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    weights = (np.ones(len(index)), probability, truth)
+    return np.stack([np.bincount(index, weight, bins) for weight in weights])
+
+
+def calibration_error(sums: np.ndarray) -> np.ndarray:
+    """Expected calibration error: mean |occupied share - probability| over bins.
+
+    sums: (..., 3, bins) of `reliability`, which may be added.
+    """
+    number, said, was = np.moveaxis(sums, -2, 0)
+    return np.asarray(np.abs(said - was).sum(axis=-1) / number.sum(axis=-1))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convonet_ros.model.calibration import reliability
 from convonet_ros.storage import write_bytes
 
 _BINS = 15
@@ -31,14 +32,12 @@ def reliability_diagram(
         2, len(found), sharex=True, squeeze=False, height_ratios=(3, 1), sharey="row"
     )
     for (above, below), (title, (said, true)) in zip(axes.T, found.items(), strict=True):
-        place = np.minimum((np.asarray(said) * _BINS).astype(int), _BINS - 1)
-        count = np.bincount(place, minlength=_BINS)
-        was = np.bincount(place, np.asarray(true, float), minlength=_BINS)
+        count, _, was = reliability(said, true, _BINS)
         share = np.divide(was, count, out=np.full(_BINS, np.nan), where=count > 0)
         above.plot([0, 1], [0, 1], color="0.6", linewidth=1)
         above.bar(edges[:-1], share, 1 / _BINS, align="edge", color="#e0904f", edgecolor="white")
-        above.set(title=f"{title}, {len(place)} points", xlim=(0, 1), ylim=(0, 1))
-        below.bar(edges[:-1], count / max(1, len(place)), 1 / _BINS, align="edge", color="0.6")
+        above.set(title=f"{title}, {len(said)} points", xlim=(0, 1), ylim=(0, 1))
+        below.bar(edges[:-1], count / max(1, len(said)), 1 / _BINS, align="edge", color="0.6")
         below.set(xlabel="probability said", yscale="log", ylim=(1e-4, 1))
     axes[0, 0].set_ylabel("share occupied")
     axes[1, 0].set_ylabel("share of points")

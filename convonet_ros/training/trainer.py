@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from convonet_ros.model import zoo
-from convonet_ros.model.calibration import calibration_error, fitted
+from convonet_ros.model.calibration import calibration_error, fitted, reliability
 from convonet_ros.training.batches import Shares, moved, read_ahead
 from convonet_ros.training.distributed import Processes
 from convonet_ros.training.run_folder import RunFolder
@@ -266,12 +266,13 @@ def validated(task: Task, network: Any, device: torch.device) -> dict[str, float
     said, true, away = torch.cat(logits), torch.cat(truth), torch.cat(steps)
     del logits, truth, steps
     calibration = fitted(said, away, true)
+    sums = reliability(calibration(said, away).sigmoid().numpy(), true.numpy())
     solid = said > 0
     return {
         "val_loss": binary_cross_entropy_with_logits(said, true.float()).item(),
         "val_iou": int((solid & true).sum()) / max(1, int((solid | true).sum())),
         **asdict(calibration),
-        "calibration_error": calibration_error(calibration(said, away).sigmoid(), true),
+        "calibration_error": float(calibration_error(sums)),
     }
 
 
