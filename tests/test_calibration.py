@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +35,12 @@ def test_the_calibration_is_found() -> None:
     assert ece(torch.sigmoid(found(wrong, steps)), truth) < 0.005
     assert Calibration.of({"temperature": 2.5, "val_iou": 0.8}) == Calibration(2.5)
     assert torch.equal(Calibration()(wrong, steps), wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"shift_far": "x"}, {"shift_near": np.nan}])
+def test_a_wrong_calibration_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected numbers and a temperature above 0"):
+        Calibration.of(wrong)
 
 
 def test_steps_grow_nearly_a_ball() -> None:

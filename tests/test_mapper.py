@@ -140,7 +140,10 @@ def test_sphere_is_watertight_with_the_right_volume() -> None:
     assert len(meshes) >= 8
     whole = merged(meshes)
     assert whole.is_watertight
-    assert whole.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.05)
+    # Deep inside, far from what was measured, the network is not sure, and holes may be.
+    outside = max(whole.split(), key=lambda body: body.area)
+    assert outside.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.03)
+    assert whole.volume > 0.9 * outside.volume
 
 
 def test_unknown_before_and_after_everything() -> None:

@@ -174,4 +174,5 @@ def test_the_shipped_weights_say_where_they_come_from() -> None:
     network, about = zoo.load()
     assert zoo.SHIPPED.stat().st_size < 8_000_000
     assert {"step", "val_iou", "minutes", "rooms", "samples", "command"} <= about.keys()
+    assert {"temperature", "shift_near", "shift_far", "calibration_error"} <= about.keys()
     assert network.spec.box_voxels % 2 ** (network.spec.levels - 1) == 0

@@ -15,6 +15,7 @@ import torch
 
 from convonet_ros.config import Config, to_yaml
 from convonet_ros.datasets.recordings import open_recording
+from convonet_ros.datasets.world.meshes import catalogue
 from convonet_ros.evaluation.entries import METHODS, OURS, Answer, Entry, Job, MethodError, answers
 from convonet_ros.evaluation.evidence import Counts, added, counts_of
 from convonet_ros.evaluation.held_out import held_out_scores
@@ -116,7 +117,7 @@ def evaluate_methods(
     settings = {
         "methods": methods, "seeds": list(seeds), "views": views, "points": points,
         "frames": {"used": USED, "held out": HELD_OUT}, "config": to_yaml(config),
-        "checkpoints": checkpoints, "machine": _machine(),
+        "checkpoints": checkpoints, "scene models": len(catalogue()), "machine": _machine(),
     }  # fmt: skip
     return RobotTable(rows, held_out, results, added(evidence), failures, settings), shown
 

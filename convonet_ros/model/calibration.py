@@ -3,6 +3,7 @@ shift that depends on how far away the nearest measurement is."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,8 +30,15 @@ class Calibration:
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Calibration:
-        """That of a checkpoint, by what it says about itself, see `zoo.load`."""
-        return cls(**{name: float(about.get(name, value)) for name, value in asdict(cls()).items()})
+        """That of a checkpoint, by what it says about itself, see `zoo.load`; ValueError if that is
+        no calibration."""
+        given = {name: about.get(name, value) for name, value in asdict(cls()).items()}
+        numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in given.values())
+        if not numbers or given["temperature"] <= 0:
+            raise ValueError(
+                f"weights: expected numbers and a temperature above 0 as calibration, got {given}"
+            )
+        return cls(**given)
 
     def __call__(self, logits: Tensor, steps: Tensor) -> Tensor:
         """steps: of each logit's voxel from the nearest that holds points, of a shape with it."""
