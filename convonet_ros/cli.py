@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     shapes.add_argument("--steps", type=_natural, default=2, help="default: 2")
     shapes.add_argument("--threshold", type=float, default=0.2, help="probability (default: 0.2)")
     scans = command.add_argument_group("without a folder")
-    scans.add_argument("--rooms", type=_natural, default=12, help="test scenes (default: 12)")
+    scans.add_argument("--rooms", type=_natural, default=36, help="test scenes (default: 36)")
     scans.add_argument(
         "--seed", type=_natural, default=3_000_000, help="of the first one (default: 3000000)"
     )

@@ -24,7 +24,7 @@ METHODS = {
     OURS: "the map with the package's weights",
     "no-rule": "ours, but what rays saw free may be filled by the network",
     "tsdf": "fusion into a truncated signed distance function, voxels of 3 cm",
-    "poisson": "screened Poisson reconstruction of all points",
+    "poisson": "screened Poisson reconstruction of all points, in one thread",
     "ray-cast": "occupancy by ray casting as OctoMap's, voxels of 5 cm",
 }
 

@@ -117,8 +117,9 @@ def poisson(recording: Recording, config: Config) -> Reconstruction:
         return nothing()
     extent = float(np.max(cloud.get_max_bound() - cloud.get_min_bound()))
     depth = int(np.clip(np.ceil(np.log2(1.1 * extent / POISSON_CELL_M)), *_DEPTHS))
+    # With several threads it crashes now and then (Open3D's issue 6828).
     whole, listed = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(
-        cloud, depth=depth, n_threads=-1
+        cloud, depth=depth, n_threads=1
     )
     vertices, densities = np.asarray(whole.vertices), np.asarray(listed)
     points = np.asarray(cloud.points)
