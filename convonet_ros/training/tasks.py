@@ -247,7 +247,7 @@ class ShapeFolder:
         return loss, logits.flatten(), truth.flatten() > 0.5
 
     def steps(self, batch: Any) -> Tensor:
-        """See `Task.steps`; not looked at, none."""
+        """See `Task.steps`; 0, as shapes are calibrated alike everywhere."""
         return torch.zeros(batch[2].numel())
 
 
