@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "--methods", nargs="+", metavar="NAME",
         help="ours, no-rule, tsdf, poisson, ray-cast (default: all)",
     )  # fmt: skip
+    _configurable(scans)
 
     command = _command(group, networks.run_convert, "make an upstream checkpoint describe itself")
     command.add_argument("weights", type=Path, help="upstream's .pt")
@@ -233,14 +234,14 @@ def _command(
     return command
 
 
-def _configurable(command: argparse.ArgumentParser) -> None:
+def _configurable(command: argparse._ActionsContainer) -> None:
     command.add_argument(
         "--config", nargs="+", default=[], metavar="FILE", help="parameter files, later ones win"
     )
     _settable(command, "of the parameters")
 
 
-def _settable(command: argparse.ArgumentParser, what: str) -> None:
+def _settable(command: argparse._ActionsContainer, what: str) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help=f"one {what}"
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from convonet_ros.commands.arguments import crop_spec, with_settings, writable
-from convonet_ros.config import load
+from convonet_ros.commands.arguments import configuration, crop_spec, with_settings, writable
 
 
 def run_evaluate(parsed: argparse.Namespace) -> None:
@@ -63,6 +62,9 @@ def _evaluate_methods(parsed: argparse.Namespace, checkpoints: dict[str, str]) -
     from convonet_ros.evaluation.entries import METHODS, Entry
     from convonet_ros.evaluation.methods import evaluate_methods
 
+    config = configuration(parsed)
+    if config.model.weights or config.model.config:
+        raise ValueError("model.weights: expected none, give checkpoints as --weights NAME=FILE")
     names = list(METHODS) if parsed.methods is None else parsed.methods
     for name in names:
         if name not in METHODS:
@@ -78,7 +80,7 @@ def _evaluate_methods(parsed: argparse.Namespace, checkpoints: dict[str, str]) -
 
         seeds = range(parsed.seed, parsed.seed + parsed.rooms)
         table, shown = evaluate_methods(
-            entries, seeds, parsed.views, parsed.recording, load(), progress
+            entries, seeds, parsed.views, parsed.recording, config, progress
         )
     table.write(parsed.out)
     shown.write(parsed.out)
