@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from convonet_ros.config import ModelConfig
 from convonet_ros.geometry import Lattice
 from convonet_ros.mapping.engine import Engine
+from convonet_ros.model import zoo
 from convonet_ros.model.calibration import FAR, Calibration, calibration_error, fitted, reliability
 from convonet_ros.model.crops import CropNetwork, CropSpec
 from convonet_ros.model.features import BoxContent, steps_from
@@ -38,9 +40,11 @@ def test_the_calibration_is_found() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0}, {"shift_far": "x"}, {"shift_near": np.nan}])
-def test_a_wrong_calibration_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected numbers and a temperature above 0"):
-        Calibration.of(wrong)
+def test_a_wrong_calibration_is_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    zoo.save(path, CropNetwork(CropSpec(crop_voxels=8, halo_voxels=4, maps=8, levels=2)), wrong)
+    with pytest.raises(ValueError, match=r"mine\.pt: expected numbers and a temperature above 0"):
+        zoo.load_crops(path)
 
 
 def test_steps_grow_nearly_a_ball() -> None:

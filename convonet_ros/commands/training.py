@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +155,7 @@ def run_calibrate(parsed: argparse.Namespace) -> None:
     import torch
 
     from convonet_ros.model import zoo
+    from convonet_ros.model.calibration import Calibration
     from convonet_ros.model.network import OccupancyNetwork
     from convonet_ros.training.tasks import RoomCrops
     from convonet_ros.training.trainer import validated
@@ -167,7 +168,8 @@ def run_calibrate(parsed: argparse.Namespace) -> None:
     task = RoomCrops(folder, folder, network, batch=8, seed=0, easy_steps=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = validated(task, network.to(device), device)
-    calibration = {k: v for k, v in found.items() if not k.startswith("val_")}
+    names = (*asdict(Calibration()), "calibration_error")
+    calibration = {name: found[name] for name in names}
     zoo.save(parsed.out, network, about | calibration | {"calibrated_on": task.about})
     told = ", ".join(f"{name} {value:.4f}" for name, value in calibration.items())
     print(f"{told}, of {task.about['samples']} samples: {parsed.out}")

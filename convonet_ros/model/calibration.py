@@ -36,7 +36,7 @@ class Calibration:
         numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in given.values())
         if not numbers or given["temperature"] <= 0:
             raise ValueError(
-                f"weights: expected numbers and a temperature above 0 as calibration, got {given}"
+                f"expected numbers and a temperature above 0 as calibration, got {given}"
             )
         return cls(**given)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convonet_ros.model.calibration import Calibration
 from convonet_ros.model.crops import CropModel, CropNetwork, CropSpec, UnitBoxes, UpstreamCrops
 from convonet_ros.model.network import OccupancyNetwork
 from convonet_ros.model.upstream import from_upstream, load_weights, read_config
@@ -81,15 +82,18 @@ def load(
 
 
 def load_crops(path: str | Path = "", config: str = "") -> tuple[CropModel, dict[str, Any]]:
-    """As `load`, for the map: ValueError also for a network that it cannot use, which are those
-    that are not fully convolutional and were not trained on the map's boxes.
+    """As `load`, for the map: ValueError also for a wrong calibration and for a network that it
+    cannot use, which are those that are not fully convolutional and were not trained on the map's
+    boxes.
     """
     network, about = load(path, config or None)
-    if isinstance(network, CropNetwork):
-        return network, about  # type: ignore[return-value] # mypy: nn.Module has its own __getattr__
-    if "map" in network.config:
-        return UnitBoxes(network).eval(), about
     try:
+        Calibration.of(about)
+        if isinstance(network, CropNetwork):
+            # mypy: nn.Module has its own __getattr__
+            return network, about  # type: ignore[return-value]
+        if "map" in network.config:
+            return UnitBoxes(network).eval(), about
         return UpstreamCrops(network).eval(), about
     except ValueError as error:
         raise ValueError(f"weights {path}: {error}") from error
