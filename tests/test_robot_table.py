@@ -51,21 +51,6 @@ def test_the_best_is_bold_and_the_unknown_a_dash(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["views"]["1"]["x"]["IoU"] is None
 
 
-def test_the_variant_without_the_rule_stands_apart() -> None:
-    better = {"scenes": 2, "empty": 0.0, "IoU": 0.9, "recall": 0.9}
-    rows = {"ours": {**better, "IoU": 0.5}, "no-rule": better, "tsdf": {**better, "IoU": 0.1}}
-    table = RobotTable({3: rows}, {"a/b": {"0::2": rows}}, [], {}, [], {"methods": {}})
-    tables = [p.splitlines() for p in table.markdown().split("\n\n") if "| ours |" in p]
-    assert [[row.split(" | ")[0] for row in (rows[0], *rows[2:])] for rows in tables] == [
-        ["| 3 views of 2 test scenes", "| ours", "| tsdf"],
-        ["| the rule, 3 views of 2 test scenes", "| ours", "| no-rule"],
-        ["| b, from frames 0::2", "| ours", "| tsdf"],
-        ["| the rule, b, from frames 0::2", "| ours", "| no-rule"],
-    ]
-    assert tables[0][2].startswith("| ours | **0.500** |")
-    assert tables[1][2].startswith("| ours | 0.500 |")
-
-
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     how = ["--rooms", "1", "--views", "1", "--methods", "ours", "tsdf"]
     how += ["--set", "model.threshold=0.4"]

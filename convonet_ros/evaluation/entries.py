@@ -18,12 +18,11 @@ from convonet_ros.config import Config
 from convonet_ros.datasets.recordings import Recording
 from convonet_ros.evaluation.reconstruction import FrameList, Method
 
-OURS, NO_RULE = "ours", "no-rule"
+OURS = "ours"
 # Name of a row, and what it is.
 METHODS = {
     OURS: "the map with the package's weights",
-    NO_RULE: "ours, but what rays saw free may be filled by the network: in a table of its own, to "
-    "show what the rule costs and removes",
+    "no-rule": "ours, but what rays saw free may be filled by the network",
     "tsdf": "fusion into a truncated signed distance function, voxels of 3 cm",
     "poisson": "screened Poisson reconstruction of all points, in one thread",
     "ray-cast": "occupancy by ray casting as OctoMap's, voxels of 5 cm",
@@ -56,7 +55,7 @@ class Entry:
 
         if self.name == "ray-cast":
             return ray_cast
-        return Mapped(self.weights, ruled=self.name != NO_RULE)
+        return Mapped(self.weights, ruled=self.name != "no-rule")
 
 
 @dataclass(frozen=True, slots=True)

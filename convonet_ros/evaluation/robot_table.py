@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convonet_ros.evaluation.entries import NO_RULE, OURS
 from convonet_ros.evaluation.evidence import Counts
 from convonet_ros.evaluation.tables import Column, Rows, table_of, write_results
 from convonet_ros.offline.bench import table
@@ -78,20 +77,20 @@ class RobotTable:
 
     def markdown(self) -> str:
         """The tables, and a sentence for each column and method."""
-        parts: list[str] = []
+        parts = []
         for count, rows in self.views.items():
             if not rows:
                 continue
             scenes = int(max(row["scenes"] for row in rows.values()))
             title = f"{count} {'view' if count == 1 else 'views'} of {scenes} test scenes"
-            parts += _tables(title, SCENE_COLUMNS, rows)
+            parts.append(table_of(title, SCENE_COLUMNS, rows))
         if self.views:
             parts += [_sentences(SCENE_COLUMNS), _empty_meshes(self.views)]
             parts.append(_evidence_table(self.evidence))
         for folder, slices in self.recordings.items():
             for frames, rows in slices.items():
                 name = f"{Path(folder).name}, from frames {frames}"
-                parts += _tables(name, RECORDING_COLUMNS, rows)
+                parts.append(table_of(name, RECORDING_COLUMNS, rows))
         parts += self.failures
         if self.recordings:
             parts.append(_sentences(RECORDING_COLUMNS))
@@ -103,16 +102,6 @@ class RobotTable:
     def write(self, folder: str | Path) -> None:
         """Write table.md and, with all that this holds, results.json; each whole or not at all."""
         write_results(folder, self.markdown(), asdict(self))
-
-
-def _tables(title: str, columns: Iterable[Column], rows: Rows) -> Iterator[str]:
-    """The methods beside each other, and ours beside itself without its rule, which is no rival."""
-    rivals = {name: row for name, row in rows.items() if name != NO_RULE}
-    if rivals:
-        yield table_of(title, columns, rivals)
-    if NO_RULE in rows:
-        both = {name: rows[name] for name in (OURS, NO_RULE) if name in rows}
-        yield table_of(f"the rule, {title}", columns, both)
 
 
 def _sentences(columns: Iterable[Column]) -> str:
