@@ -68,7 +68,7 @@ def scores(
     if not close.any():
         empty = dict.fromkeys(("accuracy", "completeness", "Chamfer-L1", "normals"), math.nan)
         return found | empty | dict.fromkeys((*_F_M, "unseen found"), 0.0)
-    mesh = ClosestPlaces(answer.vertices, answer.triangles[areas > 0])
+    mesh = ClosestPlaces(answer.vertices, answer.triangles)
     return found | _of_surface(mesh, points[close], normals[close], truth, surface)
 
 

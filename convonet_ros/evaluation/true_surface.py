@@ -66,6 +66,8 @@ class ClosestPlaces:
     """Where a mesh, vertices (V, 3) and triangles (T, 3), is closest to points."""
 
     def __init__(self, vertices: np.ndarray, triangles: np.ndarray) -> None:
+        # Triangles without area, as at the poles of a sphere, have no normal.
+        triangles = triangles[crossed(vertices[triangles].astype(np.float64)).any(axis=1)]
         self._scene = o3d.t.geometry.RaycastingScene()
         self._scene.add_triangles(
             o3d.core.Tensor.from_numpy(np.ascontiguousarray(vertices, np.float32)),

@@ -54,10 +54,15 @@ class Room:
         return points_room @ self.T_map_room[:3, :3].T + self.T_map_room[:3, 3]
 
     def occupied(self, points_map: np.ndarray) -> np.ndarray:
-        """(N, 3) points in the map frame, metres -> (N,) bool: in a wall or in a primitive."""
+        """(N, 3) points in the map frame, metres -> (N,) bool: in a wall or in a primitive.
+
+        Raises ValueError for another shape and points that are not finite.
+        """
         points_map = np.asarray(points_map, dtype=np.float64)
         if points_map.ndim != 2 or points_map.shape[1] != 3:
             raise ValueError(f"points_map: expected shape (N, 3), got {points_map.shape}")
+        if not np.isfinite(points_map).all():
+            raise ValueError("points_map: expected finite coordinates, got others")
         points = self.to_room(points_map)
         solid = ~self.hollows.inside(points)
         empty = np.flatnonzero(~solid)
