@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from convonet_ros.datasets.world.primitives import Primitive, rotation_x, rotation_z
 from convonet_ros.datasets.world.rooms import Room, make_room
-from convonet_ros.evaluation.true_surface import TrueSurface
+from convonet_ros.evaluation.true_surface import ClosestPlaces
 
 
 def points_around(room: Room, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -154,17 +152,16 @@ def test_a_primitives_mesh_is_closed_and_has_its_volume(kind: str) -> None:
     np.testing.assert_array_equal(solid.distance(outside) == 0, solid.contains(outside))
 
 
-def test_a_tip_hides_no_other_surface() -> None:
-    # A cone's mesh has triangles without area there. One without a normal once hid all surface.
-    half = np.array([0.3, 0.3, 0.5])
-    cone = Primitive("cone", "cone", np.array([0.0, 0.0, 0.5]), np.eye(3), half, taper=1.0)
-    room = replace(make_room(0, furnished=False), primitives=(cone,))
-    above = np.array([[0.0, 0.0, 1.0 + 0.01 * k] for k in range(1, 9)])
-    floor = np.array([[1.0, 1.0, 0.05]])
-    samples = room.to_map(np.full((1, 3), 99.0))  # taken where the nearest place is no surface
-    points = room.to_map(np.concatenate([above, floor]))
-    distance, normals = TrueSurface(room).nearest(points, samples, np.ones((1, 3)))
-    np.testing.assert_allclose(distance[-1], 0.05, atol=1e-5)
-    assert np.isfinite(normals).all()
+def test_triangles_without_area_are_no_surface() -> None:
+    # As at the poles of a sphere: one place without a normal once made all places "hidden".
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 3]], np.float32)
+    mesh = ClosestPlaces(vertices, np.array([[0, 1, 2], [3, 3, 4]]))
+    distance, place, normal = mesh.of(np.array([[0.1, 0.1, 2.0]]))
+    np.testing.assert_allclose(distance, 2.0)
+    np.testing.assert_allclose(place, [[0.1, 0.1, 0.0]], atol=1e-6)
+    np.testing.assert_allclose(np.abs(normal), [[0.0, 0.0, 1.0]])
+
+
+def test_only_finite_points_can_be_occupied() -> None:
     with pytest.raises(ValueError, match="finite"):
-        room.occupied(np.full((1, 3), np.nan))
+        make_room(0).occupied(np.full((1, 3), np.nan))
