@@ -89,6 +89,8 @@ def node(driver: Any, settings: dict[str, Any]) -> Iterator[Any]:
     spinning = Spinning(node, MultiThreadedExecutor(2))
     try:
         driver.wait_for_node()
+        # What a best-effort publisher sends before the subscriber knows it is lost for good.
+        driver.wait(lambda: node.count_publishers("/pointcloud"), "the publisher of clouds")
         yield node
         assert spinning.thread.is_alive(), "an exception left a callback"
         assert not node.worker.done(), "the worker died"
