@@ -26,6 +26,7 @@ from convonet_ros.evaluation.rivals import tsdf
 from convonet_ros.evaluation.robot_table import RobotTable
 from convonet_ros.evaluation.tables import Column, table_of
 from convonet_ros.evaluation.trials import Trial
+from convonet_ros.evaluation.true_surface import ClosestPlaces
 from convonet_ros.offline.diagrams import reliability_diagram
 from convonet_ros.offline.pictures import picture_of_maps
 
@@ -174,3 +175,13 @@ def test_reliability_diagram(tmp_path: Path) -> None:
         assert image.size[0] > 600
     with pytest.raises(ValueError, match="expected something said"):
         reliability_diagram(path, {})
+
+
+def test_triangles_without_area_are_no_surface() -> None:
+    # As at the poles of a sphere: one place without a normal once made all places "hidden".
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 3]], np.float32)
+    mesh = ClosestPlaces(vertices, np.array([[0, 1, 2], [3, 3, 4]]))
+    distance, place, normal = mesh.of(np.array([[0.1, 0.1, 2.0]]))
+    np.testing.assert_allclose(distance, 2.0)
+    np.testing.assert_allclose(place, [[0.1, 0.1, 0.0]], atol=1e-6)
+    np.testing.assert_allclose(np.abs(normal), [[0.0, 0.0, 1.0]])

@@ -7,7 +7,6 @@ import pytest
 
 from convonet_ros.datasets.world.primitives import Primitive, rotation_x, rotation_z
 from convonet_ros.datasets.world.rooms import Room, make_room
-from convonet_ros.evaluation.true_surface import ClosestPlaces
 
 
 def points_around(room: Room, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -150,16 +149,6 @@ def test_a_primitives_mesh_is_closed_and_has_its_volume(kind: str) -> None:
     nearest = np.linalg.norm(outside[:, None] - vertices[None], axis=2).min(axis=1)
     assert np.all(solid.distance(outside) <= nearest + 1e-9)
     np.testing.assert_array_equal(solid.distance(outside) == 0, solid.contains(outside))
-
-
-def test_triangles_without_area_are_no_surface() -> None:
-    # As at the poles of a sphere: one place without a normal once made all places "hidden".
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 3]], np.float32)
-    mesh = ClosestPlaces(vertices, np.array([[0, 1, 2], [3, 3, 4]]))
-    distance, place, normal = mesh.of(np.array([[0.1, 0.1, 2.0]]))
-    np.testing.assert_allclose(distance, 2.0)
-    np.testing.assert_allclose(place, [[0.1, 0.1, 0.0]], atol=1e-6)
-    np.testing.assert_allclose(np.abs(normal), [[0.0, 0.0, 1.0]])
 
 
 def test_only_finite_points_can_be_occupied() -> None:
